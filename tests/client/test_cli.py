@@ -392,6 +392,38 @@ def test_versions_that_change_and_fail(cli: Run) -> None:
     assert "out of memory" in cli("versions", "fail", f"{model}@2", "out of memory").out
 
 
+def test_versions_are_searched(cli: Run) -> None:
+    """
+    Versions are found by a filter in a namespace or a model; what they came from is set at creation.
+    """
+    model = new_id("m")
+    cli("models", "create", model)
+    made = cli(
+        "versions", "create", model, "--source", f"s3://{model}/a", "--run-link", "https://runs/1", "--stage", "x"
+    )
+    assert all(each in made.out for each in (f"s3://{model}/a", "https://runs/1", "anonymous"))
+    cli("versions", "create", model)
+    assert "https://runs/2" in cli("versions", "update", f"{model}@2", "--run-link", "https://runs/2").out
+    found = cli("versions", "search", "--filter", f'like(source, "s3://{model}/%")').out
+    assert (f"{model}/versions/1" in found, f"{model}/versions/2" in found) == (True, False)
+    found = cli("versions", "search", "--model", model, "--order-by", "number", "--limit", "1").out
+    assert (f"{model}/versions/1" in found, f"{model}/versions/2" in found) == (True, False)
+    assert "no version matches" in cli("versions", "search", "--model", model, "--filter", "stage = none").err
+    assert "at 1" in cli("versions", "search", "--filter", "nonsense = 1").err
+    assert cli("versions", "search", "--model", model, "--namespace", "default").code == 2
+
+
+def test_a_deleted_model_is_replaced(cli: Run) -> None:
+    """
+    A model is created in the place of a deleted one when that is asked for.
+    """
+    model = new_id("m")
+    cli("models", "create", model)
+    cli("models", "delete", model)
+    assert "MODEL_EXISTS" in cli("models", "create", model).err
+    assert cli("models", "create", model, "--replace-deleted").code == 0
+
+
 def test_versions_that_go(cli: Run) -> None:
     """
     A version that an alias points at is deleted by force only; then lists show it when they are asked for it.

@@ -67,7 +67,11 @@ def add(group: Group) -> None:
     parser.add_argument("--namespace", metavar="NAMESPACE", default=DEFAULT_NAMESPACE)
     limit_argument(parser, 20)
     command(commands, "get", get, "show a model").add_argument("model", metavar="MODEL")
-    _settable(command(commands, "create", create, "add a model"))
+    parser = command(commands, "create", create, "add a model")
+    _settable(parser)
+    parser.add_argument(
+        "--replace-deleted", action="store_true", help="purge a deleted model of that name permanently first"
+    )
     _settable(command(commands, "update", update, "update the given fields of a model"))
     parser = command(commands, "label", label, "set and remove labels of a model; keep the others")
     parser.add_argument("model", metavar="MODEL")
@@ -111,7 +115,7 @@ def search(yard: Client, args: argparse.Namespace, output: Output) -> None:
         filter=args.filter,
         order_by=args.order_by,
     )
-    output.many(all_pages(yard.models.SearchModels, request, "models", args.limit, 200), _COLUMNS, "no model matches")
+    output.many(all_pages(yard.models.SearchModels, request, "models", args.limit), _COLUMNS, "no model matches")
 
 
 def get(yard: Client, args: argparse.Namespace, output: Output) -> None:
@@ -129,6 +133,7 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
     model = pb.Model()
     _fill(model, args)
     request = pb.CreateModelRequest(parent=parent, model_id=model_id, model=model, request_id=uuid.uuid4().hex)
+    request.replace_deleted = args.replace_deleted
     show(output, yard.models.CreateModel(request))
 
 

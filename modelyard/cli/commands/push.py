@@ -26,7 +26,7 @@ from modelyard.registry.v1 import versions_pb2 as pb
 
 # Of the excluded files.
 _NAMES_SHOWN = 10
-_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
 def add(commands: Group) -> None:

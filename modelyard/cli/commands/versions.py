@@ -50,6 +50,8 @@ def add(group: Group) -> None:
     )
     parser.add_argument("--training-data", action="append", default=[], metavar="NAME")
     parser.add_argument("--run", dest="lineage_run", default="", help="training run that produced it")
+    parser.add_argument("--run-link", default="", metavar="URL", help="page of that run")
+    parser.add_argument("--source", default="", metavar="URI", help="where it came from, for information")
     parser.add_argument("--git-commit", default="", metavar="COMMIT")
     version_argument(
         command(commands, "finalize", finalize, "verify that all files are stored and make the version READY")
@@ -61,6 +63,7 @@ def add(group: Group) -> None:
     version_argument(parser)
     parser.add_argument("--description")
     parser.add_argument("--stage", help="free-form label of its purpose")
+    parser.add_argument("--run-link", metavar="URL", help="page of the run that produced it")
     parser.add_argument(
         "--label", type=pair, action="append", metavar="KEY=VALUE", help="label to set; KEY= removes one"
     )
@@ -124,6 +127,8 @@ def create(yard: Client, args: argparse.Namespace, output: Output) -> None:
         lineage=lineage if lineage.ByteSize() else None,
         stage=args.stage,
         labels=dict(args.label),
+        run_link=args.run_link,
+        source=args.source,
     )
     request = pb.CreateVersionRequest(parent=model_name(args.model), version=version, request_id=uuid.uuid4().hex)
     show(output, yard.versions.CreateVersion(request))
@@ -134,7 +139,7 @@ def update(yard: Client, args: argparse.Namespace, output: Output) -> None:
     Change a version. Labels that are not given stay.
     """
     version = pb.Version(name=resolve(yard, args.version))
-    paths = [field for field in ("description", "stage") if getattr(args, field) is not None]
+    paths = [field for field in ("description", "stage", "run_link") if getattr(args, field) is not None]
     for field in paths:
         setattr(version, field, getattr(args, field))
     paths += change_labels(version.labels, args.label or ())

@@ -109,7 +109,7 @@ class CardServiceServicer(object):
 
         The card's facts about the model are imported in the same write, unless `card_only` is set:
         pipeline_tag, library_name, license  become task, framework and license of the model, where those are empty;
-        tags                                 become labels with an empty value, as far as they can be keys;
+        tags                                 become labels with an empty value, as far as they are [a-z][a-z0-9_.-]{0,62};
         datasets                             become the label `datasets`, separated by ", ";
         model-index                          becomes results of `version`. The data set is its `type`, with `/config` when
         it has one that is not `default`; the metric is its `type`; task, split,

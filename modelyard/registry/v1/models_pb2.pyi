@@ -415,9 +415,9 @@ class SearchModelsRequest(_message.Message):
     Fields: name, display_name, owner, task, framework, license, parameter_count (short: parameters), latest_version,
     create_time, update_time, labels, labels.KEY, evaluations.DATASET.METRIC and description. Ids of data sets and
     metrics with other characters than [a-z0-9_-], and keys of labels with others than [A-Za-z0-9_.-], are written in
-    double quotes: evaluations."GLUE/SST-2"."acc@1", labels."any key". like(FIELD, "resnet%") compares name, display_name or
-    labels.KEY with a pattern as in SQL: % stands for any characters, _ for one, and \\% \\_ \\\\ for themselves; ilike does so
-    in any case.
+    double quotes: evaluations."GLUE/SST-2"."acc@1", labels."any key". like(FIELD, "resnet%") compares
+    labels.KEY or a text but description with a pattern of SQL: % stands for any characters, _ for one, and \\%, \\_ and \\\\
+    for themselves (in quotes, every backslash is written twice); ilike does so in any case.
     `description:"two words"` asks for all of the words, as `query` does but in the description alone; other texts
     take = != < <= > >= and : (contains, in any case), and compare under the Unicode form NFC. What a model does not
     have (a label, a result, a license, a version, a parameter_count, which 0 says) makes every comparison false;

@@ -600,15 +600,15 @@ class SearchVersionsRequest(_message.Message):
     """namespaces/{namespace}, or namespaces/{namespace}/models/{model}."""
     filter: _builtins.str
     """Conditions in the language of SearchModels (AIP-160), such as
-      stage = "Production" AND labels.team = "vision" AND NOT run = "" AND update_time > "2026-01-31T12:00:00Z"
+      stage = "Production" AND labels.team = "vision" AND run:* AND update_time > "2026-01-31T12:00:00Z"
     Fields: model (the id of the model), number, state (PENDING, READY or FAILED), stage, source, run (`lineage.run`),
     run_link, source_model_id, actor, create_time, update_time, labels and labels.KEY. Texts take = != < <= > >= and :
-    (contains, in any case), and like(FIELD, "s3://%") and ilike. A text without a value is the empty one, which compares as
-    any other; a label that a version does not have makes every comparison false.
+    (contains, in any case), and like(FIELD, "s3://%") and ilike. What a version does not have (a stage, a run, a label)
+    makes every comparison false; `stage = ""` alone finds those without, and FIELD:* those with any.
     """
     order_by: _builtins.str
-    """At most four of update_time, create_time, model and number, each perhaps with desc, such as "model, number desc".
-    Empty means update_time desc, model, number desc; those also decide among equals.
+    """Some of update_time, create_time, model and number, each perhaps with desc, such as "model, number desc". Empty means
+    update_time desc. Among equals the model decides, and of one model the newest version comes first.
     """
     page_size: _builtins.int
     """0 means 50; more than 1,000 is taken as 1,000."""

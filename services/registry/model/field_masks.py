@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 #: Fields of which a mask may name one entry: "labels.team".
 MAPS = ("labels", "annotations")
-# Keys with dots and dashes need no quotes, but clients may put the backticks of AIP-161 around any.
-_ENTRY = re.compile(r"([a-z_]+)\.(?:`([^`]+)`|([^`]+))", re.DOTALL)
+# A key is all that follows the dot and needs no quotes, but clients may put the backticks of AIP-161 around it.
+_ENTRY = re.compile(r"([a-z_]+)\.(?:`([^`]+)`|(.+))", re.DOTALL)
 
 
 def check_mask(checks: Checks, paths: Iterable[str], mutable: Collection[str]) -> frozenset[str]:

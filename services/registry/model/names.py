@@ -13,7 +13,7 @@ from services.registry.model.name_errors import name_error
 
 NAMESPACE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-ALIAS_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+ALIAS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 DEPLOYMENT_ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 _NAMESPACE = rf"namespaces/({NAMESPACE_ID.pattern})"
@@ -252,7 +252,7 @@ _DEPLOYMENT_NAME = re.compile(rf"{_NAMESPACE}/deployments/({DEPLOYMENT_ID.patter
 
 # Prefixes that a watcher may request: names of resources and collections. Deliberately permissive: it is valid to
 # watch a prefix of resources that do not exist yet.
-_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,15}")
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,254}){0,15}")
 
 
 def is_resource_prefix(text: str) -> bool:

@@ -12,8 +12,8 @@ from services.registry.model.names import ALIAS_ID
 
 LATEST = "latest"
 _NUMBER = re.compile(r"v?([1-9][0-9]{0,18})")
-# Alias names that would be ambiguous as a reference.
-_RESERVED = re.compile(rf"{LATEST}|v[0-9]+")
+# Alias names that would be ambiguous as a reference, to a program or to a reader.
+_RESERVED = re.compile(rf"{LATEST}|v?[0-9]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Reference:
             return cls(number=int(match[1]))
         if text == LATEST:
             return cls()
-        if match is not None or ALIAS_ID.fullmatch(text) is None:
+        if match is not None or text.isdecimal() or ALIAS_ID.fullmatch(text) is None:
             checks.add(field, f"must be the number of a version, the id of an alias, or {LATEST}")
         return cls(alias=text)
 

@@ -293,7 +293,9 @@ class ModelStore:
             ResourceExhausted: the namespace may not hold more models.
         """
         before = await transaction.row(_LOCK, name.namespace, name.model) if replace else None
-        if before is not None and before["delete_time"] is not None:
+        if before is not None:
+            if before["delete_time"] is None:
+                raise AlreadyExists("MODEL_EXISTS", str(name))
             return await self._replace(transaction, before, draft)
         await check_quota(transaction, name.parent, models=1)
         if await transaction.row(_EXISTS, name.namespace, name.model) is not None:

@@ -230,7 +230,7 @@ async def test_concurrent_moves(registry: Registry) -> None:
                 parent=MODEL, moves=[pb.MoveAliasesRequest.Move(alias_id=f"a{n}") for n in range(101)]
             ),
         ),
-        ("moves[0].alias_id", pb.MoveAliasesRequest(parent=MODEL, moves=[pb.MoveAliasesRequest.Move(alias_id="A")])),
+        ("moves[0].alias_id", pb.MoveAliasesRequest(parent=MODEL, moves=[pb.MoveAliasesRequest.Move(alias_id=".a")])),
         (
             "moves[1].alias_id",
             pb.MoveAliasesRequest(parent=MODEL, moves=[pb.MoveAliasesRequest.Move(alias_id="a")] * 2),

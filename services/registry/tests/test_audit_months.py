@@ -76,7 +76,7 @@ async def test_what_is_there_becomes_the_first_month(postgres: Postgres) -> None
         assert await connection.fetchval("SELECT count(*) FROM audit_before") == 19_001 + count + 1
         assert await connection.fetchval("SELECT relfilenode FROM pg_class WHERE relname = 'audit_before'") == before
         # Again, as after an interruption: nothing is left to do.
-        await connection.execute(f"DELETE FROM schema_migrations WHERE number >= {NUMBER}; DROP TABLE epoch")
+        await connection.execute(f"DELETE FROM schema_migrations WHERE number >= {NUMBER}; DROP TABLE epoch, policies")
         await migrate(connection, files)
         assert await connection.fetchval("SELECT count(*) FROM audit") == 19_001 + count + 1
 

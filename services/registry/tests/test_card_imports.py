@@ -258,9 +258,9 @@ def test_twice() -> None:
 
 async def test_too_many_labels(model: Registry) -> None:
     """
-    A model has at most 64 labels: what has no room is said.
+    A model has at most 256 labels: what has no room is said.
     """
-    tags = ", ".join(f"t{number}" for number in range(70))
+    tags = ", ".join(f"t{number}" for number in range(262))
     card = await bring(model, f"---\ntags: [{tags}]\n---\n")
-    assert len((await get(model, "m")).labels) == 64
+    assert len((await get(model, "m")).labels) == 256
     assert len(card.imported.warnings) == 6

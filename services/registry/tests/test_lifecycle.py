@@ -179,6 +179,40 @@ async def test_purge(registry: Registry) -> None:
     assert (await create(registry, "m")).latest_version == 0
 
 
+async def replace(registry: Registry, **fields: Any) -> models_pb2.Model:
+    """
+    Create m again.
+    """
+    return await create(registry, "m", models_pb2.Model(**fields), replace_deleted=True)
+
+
+async def test_replace_deleted(registry: Registry) -> None:
+    """
+    A deleted model can be purged by the creation of its successor: nothing of it is left but its audit, in one
+    revision, and what it used of the quota is free. One that lives is in the way as ever, and without one it is a
+    creation.
+    """
+    await limit(registry, models=1, size=10)
+    made = await replace(registry, owner="ann")
+    with Failing() as failed:
+        await replace(registry)
+    assert failed.reason == "MODEL_EXISTS"
+    await add_version(registry, "m")
+    await add_files(registry, 10)
+    await move(registry, "m", ("a", 1))
+    deleted = await delete(registry)
+    dry = await create(registry, "m", replace_deleted=True, validate_only=True)
+    assert (dry.latest_version, (await get(registry, "m")).latest_version) == (0, 2)
+    again = await replace(registry, owner="bob")
+    assert (again.owner, again.latest_version, again.revision) == ("bob", 0, deleted.revision + 1)
+    assert again.create_time.ToNanoseconds() > made.create_time.ToNanoseconds()
+    assert await get(registry, "m") == again
+    for table in ("versions", "aliases"):
+        assert await sql(registry, f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - one of two words
+    assert await sql(registry, "SELECT count(*) FROM audit WHERE revision = $1", again.revision) == 2
+    await add_files(registry, 10)
+
+
 async def test_purge_when_due(database: str) -> None:
     """
     The purge job purges expired models, once, whichever process runs it; models that were undeleted in time stay.

@@ -135,6 +135,7 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "FailVersion": versions_pb2.FailVersionRequest(name=version),
         "DeleteVersion": versions_pb2.DeleteVersionRequest(name=version),
         "CopyVersion": versions_pb2.CopyVersionRequest(parent=model, source=version),
+        "SearchVersions": versions_pb2.SearchVersionsRequest(parent=parent),
         "FindVersions": versions_pb2.FindVersionsRequest(parent=parent, sha256=SHA),
         "MoveAliases": aliases_pb2.MoveAliasesRequest(
             parent=model, moves=[aliases_pb2.MoveAliasesRequest.Move(alias_id="a", version=version)]
@@ -306,6 +307,18 @@ async def test_roles(guarded: Guarded, role: Role) -> None:
         if denied:
             assert found.reason == "PERMISSION_DENIED"
             assert found.metadata["resource"] == f"namespaces/role-{role}"
+
+
+async def test_replacing_needs_the_right_to_delete(guarded: Guarded) -> None:
+    """
+    Who may create models and not delete them may not create one in the place of a deleted one.
+    """
+    await guarded.namespace("replaced")
+    await guarded.set_policy("namespaces/replaced/policy", private=True, writer="user:bob", maintainer="user:eve")
+    request = models_pb2.CreateModelRequest(parent="namespaces/replaced", model_id="new", replace_deleted=True)
+    found = await ask(guarded, "CreateModel", request, **guarded.as_("bob"))
+    assert (found.code, found.metadata["permission"]) == (grpc.StatusCode.PERMISSION_DENIED, "models.delete")
+    assert (await ask(guarded, "CreateModel", request, **guarded.as_("eve"))).actor.endswith("eve")
 
 
 async def test_lists_show_only_what_may_be_read(guarded: Guarded, hidden: str) -> None:

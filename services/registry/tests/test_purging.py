@@ -162,6 +162,23 @@ async def test_what_is_half_gone_does_not_come_back(registry: Registry) -> None:
     assert set((await left(registry)).values()) == {0}
 
 
+async def test_a_large_model_is_replaced(unretained: Registry) -> None:
+    """
+    A large deleted model is purged in parts before the one that takes its name.
+    """
+    await grow(unretained, "m")
+    made = await create(unretained, "m", replace_deleted=True)
+    assert made.latest_version == 0
+    assert await left(unretained) == {
+        "models": 1,
+        "versions": 0,
+        "evaluations": 0,
+        "aliases": 0,
+        "cards": 0,
+        "deployments": 0,
+    }
+
+
 async def test_a_retry_purges_no_other_model(registry: Registry) -> None:
     """
     A purge of a large model that is sent again leaves alone what has its name by then.

@@ -108,7 +108,7 @@ async def test_no_model(shared: Registry) -> None:
         assert failed.reason == "MODEL_NOT_FOUND"
 
 
-@pytest.mark.parametrize("reference", ["", "0", "-1", "Production", "a b", "9" * 30, "@production", "latest/"])
+@pytest.mark.parametrize("reference", ["", "0", "-1", "007", "a b", "9" * 30, "@production", "latest/"])
 async def test_bad_references(shared: Registry, reference: str) -> None:
     """
     A reference that is neither a number, an alias nor "latest" is rejected.
@@ -118,7 +118,7 @@ async def test_bad_references(shared: Registry, reference: str) -> None:
     assert (failed.code, list(failed.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["reference"])
 
 
-@pytest.mark.parametrize("alias", ["latest", "v1", "v0", "v123"])
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V1", "v0", "v123", "7", "007"])
 async def test_reserved_aliases(registry: Registry, alias: str) -> None:
     """
     An alias that could be taken for a number or for the newest version cannot be made; one from before can be removed.
@@ -138,10 +138,11 @@ async def test_reserved_aliases(registry: Registry, alias: str) -> None:
 
 async def test_names_like_reserved_ones(registry: Registry) -> None:
     """
-    "v1-candidate", "v" and "latest-stable" are aliases like any other.
+    "v1-candidate", "v" and "latest-stable" are aliases like any other, and so are names with capitals, dots and digits,
+    of up to 255 characters; case counts.
     """
     await of(registry, 1)
-    for alias in ("v1-candidate", "v", "latest-stable"):
+    for alias in ("v1-candidate", "v", "latest-stable", "v0.1", "Champion", "champion", "_a", "1.0", "a" * 255):
         await move(registry, "m", (alias, 1))
         assert await resolved(registry, alias) == 1
 

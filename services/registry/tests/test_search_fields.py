@@ -29,8 +29,9 @@ async def stocked(new_database: Callable[[], str]) -> AsyncIterator[Registry]:
     async with running(new_database()) as registry:
         await create(registry, "a", Model(description="Classifies images of the large ImageNet", parameter_count=3))
         await create(registry, "b", Model(display_name="Images", description="今月の売上予測", parameter_count=1))
-        await create(registry, "c", Model(parameter_count=2))
-        await create(registry, "d", Model(description="Detects images", parameter_count=2))
+        await create(registry, "c", Model(parameter_count=2, labels={"é": "e\u0301", "Team": "x"}))
+        labels = {"any, (key)": "100%=x", "other": "100"}
+        await create(registry, "d", Model(description="Detects images", parameter_count=2, labels=labels))
         for model, count in (("a", 3), ("b", 1), ("d", 1)):
             for _ in range(count):
                 await add_version(registry, model)
@@ -79,6 +80,17 @@ async def found(
         ("latest_version < 3", "bd"),
         ("latest_version != 1", "a"),
         ("NOT latest_version:*", "c"),
+        ('like(name, "_")', "abcd"),
+        ('like(name, "A")', ""),
+        ('ilike(name, "A")', "a"),
+        ('like(name , "%a%") OR like(display_name, "Ima%")', "ab"),
+        ('NOT like(display_name, "%")', "acd"),
+        ('like(labels."any, (key)", "100\\\\%%")', "d"),
+        ('labels."any, (key)" = "100%=x"', "d"),
+        ('labels."any, (key)=100%" = x', ""),
+        ('labels."é" = "é"', "c"),
+        ('labels."any, (key)":*', "d"),
+        ("labels.Team:*", "c"),
         ("description:imagenet", "a"),
         ("description:IMAGES", "ad"),
         ('description:"image detection"', "d"),
@@ -107,6 +119,13 @@ async def test_filters(stocked: Registry, filter_: str, expected: str) -> None:
     ("filter_", "position"),
     [
         ("update_time > yesterday", 15),
+        ('like(parameters, "1%")', 18),
+        ('like(name "x")', 11),
+        ("like(name, x)", 12),
+        ('like(name, "x" AND', 16),
+        ('like(name, "x\\\\")', 12),
+        ('labels."" = x', 1),
+        ('labels."a\x7f" = x', 1),
         ("update_time:2026", 13),
         ("latest_version > 1.5", 18),
         ("latest_version:1", 16),

@@ -120,6 +120,8 @@ WRITES: list[Callable[[Registry], Awaitable[Any]]] = [
     lambda registry: registry.models.UndeleteModel(models_pb2.UndeleteModelRequest(name=M)),
     lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=M)),
     lambda registry: registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=M)),
+    lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=N)),
+    lambda registry: create(registry, "n", replace_deleted=True),
     lambda registry: registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{SPACE}/models/x")),
     lambda registry: registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{SPACE}/models/x")),
     lambda registry: registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name=SPACE)),
@@ -134,7 +136,11 @@ def reads() -> dict[str, list[Message]]:
     return {
         "GetNamespace": [namespaces_pb2.GetNamespaceRequest(name=name) for name in (DEFAULT, SPACE)],
         "ListNamespaces": [namespaces_pb2.ListNamespacesRequest()],
-        "GetModel": [models_pb2.GetModelRequest(name=name) for name in (M, N, NEW, f"{DEFAULT}/models/imported")],
+        "GetModel": [
+            models_pb2.GetModelRequest(name=name, view=view)
+            for name in (M, N, NEW, f"{DEFAULT}/models/imported")
+            for view in (models_pb2.MODEL_VIEW_BASIC, models_pb2.MODEL_VIEW_FULL)
+        ],
         "BatchGetModels": [
             models_pb2.BatchGetModelsRequest(parent=DEFAULT, names=names) for names in ([M, N], [M, NEW])
         ],
@@ -143,6 +149,7 @@ def reads() -> dict[str, list[Message]]:
             models_pb2.SearchModelsRequest(parent=DEFAULT, query="convnext"),
             models_pb2.SearchModelsRequest(parent=DEFAULT, filter="evaluations.imagenet.top1 > 85"),
             models_pb2.SearchModelsRequest(parent=SPACE, order_by="update_time desc"),
+            models_pb2.SearchModelsRequest(parent=DEFAULT, view=models_pb2.MODEL_VIEW_FULL),
         ],
         "GetVersion": [
             versions_pb2.GetVersionRequest(name=f"{model}/versions/{n}") for model in (M, NEW) for n in (1, 2)
@@ -156,6 +163,11 @@ def reads() -> dict[str, list[Message]]:
             versions_pb2.ListVersionsRequest(parent=parent, show_deleted=deleted)
             for parent in (M, N, NEW)
             for deleted in (False, True)
+        ],
+        "SearchVersions": [
+            versions_pb2.SearchVersionsRequest(parent=parent, filter=condition)
+            for parent in (DEFAULT, M, N, NEW, SPACE)
+            for condition in ("", "labels.a = b AND state = READY")
         ],
         "GetAlias": [aliases_pb2.GetAliasRequest(name=f"{M}/aliases/{alias}") for alias in ("production", "staging")],
         "ListAliases": [

@@ -19,13 +19,13 @@ from services.registry.tests.test_imports import item
 M = f"{DEFAULT}/models/m"
 
 
-async def search(registry: Registry, filter: str = "", parent: str = DEFAULT, **more: Any) -> list[str]:
+async def search(registry: Registry, wanted: str = "", parent: str = DEFAULT, **more: Any) -> list[str]:
     """
     What a search finds, as model/number, all pages of it.
     """
     names, token = [], ""
     while True:
-        request = pb.SearchVersionsRequest(parent=parent, filter=filter, page_token=token, **more)
+        request = pb.SearchVersionsRequest(parent=parent, filter=wanted, page_token=token, **more)
         page = await registry.versions.SearchVersions(request)
         names += ["/".join(each.name.split("/")[3::2]) for each in page.versions]
         token = page.next_page_token
@@ -90,7 +90,7 @@ async def test_equal_times(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filter", "expected"),
+    ("wanted", "expected"),
     [
         ("model = a", "a/2 a/1"),
         ('model = "namespaces/default/models/b"', "b/2 b/1"),
@@ -123,15 +123,15 @@ async def test_equal_times(registry: Registry) -> None:
         ('create_time > "2020-01-01" AND update_time < "2100-01-01T00:00:00Z"', "b/2 a/2 b/1 a/1"),
     ],
 )
-async def test_filters(populated: Registry, filter: str, expected: str) -> None:
+async def test_filters(populated: Registry, wanted: str, expected: str) -> None:
     """
     The language of SearchModels on the fields of versions: what is not there makes a comparison false.
     """
-    assert await search(populated, filter) == expected.split()
+    assert await search(populated, wanted) == expected.split()
 
 
 @pytest.mark.parametrize(
-    ("filter", "said"),
+    ("wanted", "said"),
     [
         ("nonsense = 1", "at 1"),
         ("state = DELETED", "at 9"),
@@ -145,12 +145,12 @@ async def test_filters(populated: Registry, filter: str, expected: str) -> None:
         ('labels."a\nb" = 1', "at 1"),
     ],
 )
-async def test_bad_filters(shared: Registry, filter: str, said: str) -> None:
+async def test_bad_filters(shared: Registry, wanted: str, said: str) -> None:
     """
     A mistake in a filter is told with its position.
     """
     with Failing() as failed:
-        await search(shared, filter)
+        await search(shared, wanted)
     assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failed.fields["filter"].startswith(said)
 

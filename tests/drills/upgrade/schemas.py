@@ -70,10 +70,21 @@ class Schema:
         return {name.partition(".")[0] for name in self.columns}
 
 
+# CHECK constraints that accept more than the ones that they replace.
+_WIDER = {
+    "aliases: CHECK ((alias ~ '^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$'::text))": (
+        "aliases: CHECK ((alias ~ '^[a-z][a-z0-9_-]{0,62}$'::text))"
+    )
+}
+
+
 def _implied(text: str, table: str, before: Schema) -> bool:
     """
-    Whether a unique index accepts every row that an earlier one on a subset of its columns accepted.
+    Whether a unique index accepts every row that an earlier one on a subset of its columns accepted, or a constraint
+    those of an earlier one.
     """
+    if _WIDER.get(text) in before.constraints:
+        return True
     found = _UNIQUE.search(text)
     earlier = [_UNIQUE.search(each) for each, of in before.constraints.items() if of == table]
     return found is not None and any(old and _names(old[1]) <= _names(found[1]) for old in earlier)
