@@ -358,7 +358,7 @@ def test_a_deployed_version_is_not_deleted(
     assert made.version == f"{name}/versions/1"
     answer = registry.send("model-versions/delete", name="deployed", version="1")
     assert (answer.status, answer.json["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
-    assert registry.found("deployed", 1)["status"] == "READY"
+    assert registry.found("deployed", 1)["aliases"] == ["live"]
 
 
 @pytest.fixture(scope="module")

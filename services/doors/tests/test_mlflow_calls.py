@@ -7,13 +7,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import models_pb2, versions_pb2
+from services.chassis.access.tokens import Verifier
 from services.doors.app import application
 from services.doors.service.doors import Doors
 from services.doors.store.registry import Registry
@@ -37,6 +40,13 @@ class Fake:
             raise found
         return found
 
+    async def stream(self, path: str, request: Any, answer: Any, token: str = "") -> AsyncGenerator[Any, None]:
+        self.calls.append((path.rpartition("/")[2], token))
+        for found in self.answers["Download"]:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+
 
 def refused(code: grpc.StatusCode, reason: str = "") -> grpc.aio.AioRpcError:
     status = status_pb2.Status()
@@ -45,9 +55,12 @@ def refused(code: grpc.StatusCode, reason: str = "") -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, "the details", None)
 
 
-def ask(fake: Fake, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
+def ask(
+    fake: Fake, method: str, path: str, body: bytes = b"", *, access: bool = False, **headers: str
+) -> tuple[int, dict[str, str], Any]:
     suite = cast(Suite, fake)
-    app = application(Doors(suite=suite, registry=Registry(suite), verifier=None))
+    verifier = cast(Verifier, object()) if access else None
+    app = application(Doors(suite=suite, registry=Registry(suite), verifier=verifier))
     sent: list[dict[str, Any]] = []
     raw, _, query = path.partition("?")
     scope: dict[str, Any] = {
@@ -59,15 +72,20 @@ def ask(fake: Fake, method: str, path: str, body: bytes = b"", **headers: str) -
         "headers": [(name.encode(), value.encode()) for name, value in {"host": "yard", **headers}.items()],
     }
 
+    received = [{"type": "http.request", "body": body, "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        # After the body comes nothing, until the client hangs up.
+        return received.pop() if received else await asyncio.Future()
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     asyncio.run(cast(Any, app(scope, cast(Any, receive), cast(Any, send))))
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], found, json.loads(b"".join(each.get("body", b"") for each in sent[1:]) or b"null")
+    content = b"".join(each.get("body", b"") for each in sent[1:])
+    is_json = found.get("content-type") == "application/json"
+    return sent[0]["status"], found, json.loads(content) if is_json else content
 
 
 GET = "/api/2.0/mlflow/registered-models/get?name=wine"
@@ -146,3 +164,23 @@ def test_one_call_reads_a_model_or_a_version() -> None:
     ask(fake, "GET", GET)
     ask(fake, "GET", "/api/2.0/mlflow/model-versions/get?name=wine&version=1")
     assert [name for name, _ in fake.calls] == ["GetModel", "SearchVersions"]
+
+
+def test_who_sends_a_password_gets_the_bytes_themselves() -> None:
+    """
+    The gateway reads tokens at /assets/, and no passwords: a redirect there would end in a 401.
+    """
+    version = versions_pb2.Version(
+        state=versions_pb2.Version.STATE_READY,
+        artifacts=[versions_pb2.Artifact(path="a", sha256="0" * 64, size_bytes=4)],
+    )
+    parts = [assets_pb2.DownloadResponse(chunk=assets_pb2.Chunk(data=each)) for each in (b"by", b"te")]
+    path = "/api/2.0/mlflow-artifacts/artifacts/models/wine/versions/1/a"
+    password = f"Basic {base64.b64encode(b'ann:the-token').decode()}"
+    fake = Fake(GetVersion=version, Download=parts)
+    status, headers, content = ask(fake, "GET", path, access=True, authorization=password)
+    assert (status, headers["content-length"], content) == (200, "4", b"byte")
+    assert fake.calls == [("GetVersion", "the-token"), ("Download", "the-token")]
+    assert ask(fake, "GET", path, access=True, authorization="Bearer the-token")[0] == 307
+    fake = Fake(GetVersion=version, Download=[refused(grpc.StatusCode.PERMISSION_DENIED)])
+    assert ask(fake, "GET", path, access=True, authorization=password)[0] == 403
