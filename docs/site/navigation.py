@@ -10,7 +10,7 @@ from typing import Final
 #: Pages by section, as paths in the site without the extension. One that does not exist is left out.
 SECTIONS: Final = {
     "Start": ("tutorial",),
-    "How-to guides: use": ("versions", "model-search", "evaluations", "assets", "delivery", "json", "cli"),
+    "How-to guides: use": ("versions", "model-search", "evaluations", "assets", "delivery", "mlflow", "json", "cli"),
     "How-to guides: operate": (
         "operations",
         "operations/install",

@@ -6,8 +6,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -616,3 +621,38 @@ def test_a_model_shows_what_its_owner_named_it(registry: Registry, yard: modelya
     )
     assert registry.found("resnet")["name"] == "resnet"
     assert registry.names(filter="name LIKE 'ResNet%'") == []
+
+
+def test_the_commands_of_the_page_work(stack: Stack, namespace: str, tmp_path: Path) -> None:
+    """
+    The commands of docs/mlflow.md, in order, store a model that the door shows with its alias and its files.
+    """
+    page = (Path(__file__).parents[3] / "docs" / "mlflow.md").read_text()
+    own = f"{namespace}-page"
+    (tmp_path / "token").write_text("")
+    (tmp_path / own).mkdir()
+    (tmp_path / own / "MLmodel").write_bytes(FILES["MLmodel"])
+    commands = "\n".join(re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    commands = re.sub(r"\b(wine|vision)\b", own, commands).replace("localhost:8080", stack.gateway)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MODELYARD_TARGET": stack.gateway,
+    }
+    commands += 'echo "$MLFLOW_REGISTRY_URI"\n'
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"http://{stack.gateway}/mlflow/{own}"
+    assert Registry(stack, own).names() == []
+    default = Registry(stack, "default")
+    found = default.get("registered-models/alias", name=own, alias="champion").json["model_version"]
+    assert (found["version"], found["status"]) == ("1", "READY")
+    path = f"{default.base}/mlflow-artifacts/artifacts?path=models/{own}/versions/1"
+    assert [each["path"] for each in ask(stack.gateway, path).json["files"]] == ["MLmodel"]
