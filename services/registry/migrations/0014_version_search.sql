@@ -71,9 +71,9 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS versions_by_update_time
     ON versions (of_namespace, update_time DESC, of_model, number DESC) WHERE delete_time IS NULL;
 
 -- What a search asks for by value. Hashes, because these texts may be longer than an entry of another index.
-CREATE INDEX CONCURRENTLY IF NOT EXISTS versions_by_run ON versions USING hash ((nfc(run)) COLLATE "C")
+CREATE INDEX CONCURRENTLY IF NOT EXISTS versions_by_run ON versions USING hash (run)
     WHERE run <> '' AND delete_time IS NULL;
-CREATE INDEX CONCURRENTLY IF NOT EXISTS versions_by_source ON versions USING hash ((nfc(source)) COLLATE "C")
+CREATE INDEX CONCURRENTLY IF NOT EXISTS versions_by_source ON versions USING hash (source)
     WHERE source <> '' AND delete_time IS NULL;
 -- The newest version of each stage.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS versions_by_stage ON versions (model, stage, number DESC)

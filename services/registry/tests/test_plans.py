@@ -108,7 +108,8 @@ async def reads(registry: Registry) -> None:
     """
     ids = [each.model_id for each in drawn() if each.number % 50 == 0]
     name = f"{DEFAULT}/models/{ids[0]}"
-    await registry.models.GetModel(models_pb2.GetModelRequest(name=name))
+    for view in (models_pb2.MODEL_VIEW_BASIC, models_pb2.MODEL_VIEW_FULL):
+        await registry.models.GetModel(models_pb2.GetModelRequest(name=name, view=view))
     names = [f"{DEFAULT}/models/{each.model_id}" for each in drawn()[:100]]
     await registry.models.BatchGetModels(models_pb2.BatchGetModelsRequest(parent=DEFAULT, names=names))
     page = await registry.models.ListModels(models_pb2.ListModelsRequest(parent=DEFAULT, page_size=10))
@@ -173,6 +174,11 @@ async def searches(registry: Registry) -> None:
         await registry.models.SearchModels(
             models_pb2.SearchModelsRequest(parent=DEFAULT, query=query, filter=condition, order_by=order)
         )
+    search = versions_pb2.SearchVersionsRequest(parent=f"{DEFAULT}/models/{one.model_id}", page_size=1)
+    await registry.versions.SearchVersions(search)
+    search = versions_pb2.SearchVersionsRequest(parent=DEFAULT, page_size=1)
+    search.page_token = (await registry.versions.SearchVersions(search)).next_page_token
+    await registry.versions.SearchVersions(search)
     for ascending in (False, True):
         await registry.evaluations.QueryLeaderboard(
             evaluations_pb2.QueryLeaderboardRequest(
@@ -268,6 +274,10 @@ async def writes(registry: Registry) -> None:
     await registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name=space))
     await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name))
     await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name))
+    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{name}-imported"))
+    await registry.models.CreateModel(
+        models_pb2.CreateModelRequest(parent=DEFAULT, model_id=f"{model}-imported", replace_deleted=True)
+    )
     await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=f"{name}-imported"))
     await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=f"{name}-imported"))
 

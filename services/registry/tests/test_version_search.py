@@ -12,8 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
+from services.ledger.migrate import migrate, migrations
+from services.registry.migrate import FOLDER
 from services.registry.tests.calls import DEFAULT, add_version, create, import_items, move
-from services.registry.tests.server import Failing, Registry
+from services.registry.tests.server import Failing, Registry, running
 from services.registry.tests.test_imports import item
 
 M = f"{DEFAULT}/models/m"
@@ -230,6 +232,30 @@ async def test_aliases(registry: Registry) -> None:
     assert found == [("c", "b/versions/2"), ("a", "b/versions/1"), ("b", "b/versions/1"), ("Prod", "a/versions/1")]
     page = await registry.versions.SearchVersions(pb.SearchVersionsRequest(parent=DEFAULT, page_size=1))
     assert [each.name.rpartition("/")[2] for each in page.aliases] == ["c"]
+
+
+async def test_versions_of_the_release_before(database: str) -> None:
+    """
+    What a program writes that does not know of this search is found, and what was there before the migration, too; the
+    migration can be run again.
+    """
+    async with running(database) as registry:
+        await populate(registry)
+        insert = """
+            INSERT INTO versions (model, number, state, description, artifacts, parent_version, training_data, run,
+                                  git_commit, stage, labels, size_bytes, create_time, update_time, revision, octets)
+            SELECT id, 3, 'READY', '', '[]', '', '{}', '', '', '', '{}', 0, now(), now(), 1, 96 FROM models
+             WHERE model_id = 'a'
+        """
+        async with registry.owner() as connection:
+            await connection.execute(insert)
+            assert await search(registry) == ["a/3", "b/2", "a/2", "b/1", "a/1"]
+            await connection.execute("UPDATE versions SET of_namespace = NULL, of_model = NULL")
+            assert await search(registry) == []
+            (file,) = FOLDER.glob("*_version_search.sql")
+            await connection.execute("DELETE FROM schema_migrations WHERE name = $1", file.name)
+            await migrate(connection, migrations(FOLDER))
+        assert await search(registry) == ["a/3", "b/2", "a/2", "b/1", "a/1"]
 
 
 async def test_large_versions(registry: Registry) -> None:

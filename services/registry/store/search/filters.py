@@ -39,6 +39,8 @@ SQL_OPS = {
     Op.MORE: ">",
     Op.AT_LEAST: ">=",
 }
+# The columns of versions that are not called like their fields.
+_VERSION_TEXTS = {"model": "of_model", "actor": "creator"}
 # In bytes; label_pairs has none that are longer (migration 0014).
 _LONGEST_PAIR = 2500
 _COLUMNS = {
@@ -114,14 +116,8 @@ def _comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameter
 
 def _version_comparison(field: Any, op: Op, value: Any, parent: NamespaceName, parameters: Parameters) -> str:
     match field:
-        case Text("model"):
-            return _text("versions.of_model", op, _bare(value, parent), parameters)
-        case Text("actor"):
-            return _text("versions.creator", op, value, parameters)
         case Text(name):
-            # Not of empty texts, as the indexes are not.
-            compared = _text(f"versions.{name}", op, value, parameters)
-            return f"(versions.{name} <> '' AND {compared})" if op is Op.EQUAL and value else compared
+            return _version_text(name, op, value, parent, parameters)
         case VersionNumber():
             return _number("versions.number", op, value, parameters)
         case CreateTime():
@@ -133,6 +129,23 @@ def _version_comparison(field: Any, op: Op, value: Any, parent: NamespaceName, p
         case Label(key):
             return _version_label(key, op, value, parameters)
     raise AssertionError(f"{field} is a field that this cannot compile")
+
+
+def _version_text(name: str, op: Op, value: str | None, parent: NamespaceName, parameters: Parameters) -> str:
+    column = f"versions.{_VERSION_TEXTS.get(name, name)}"
+    bare = _bare(value, parent) if name == "model" else value
+    if op is not Op.EQUAL or not bare:
+        return _text(column, op, bare, parameters)
+    if name == "model":
+        # By the key of versions, whatever the order.
+        where = (
+            f"namespace_id = {parameters.add(parent.namespace, 'text')} AND model_id = {parameters.add(bare, 'text')}"
+        )
+        return f"versions.model = ANY(ARRAY(SELECT id FROM models AS named WHERE {where}))"  # noqa: S608 - parameters
+    if bare.isascii():
+        # As it is stored, and not of empty texts, as in the indexes: no form has to be made equal.
+        return f"({column} <> '' AND {column} = {parameters.add(bare, 'text')})"
+    return _text(column, op, bare, parameters)
 
 
 def _version_label(key: str, op: Op, value: str | None, parameters: Parameters) -> str:
