@@ -16,6 +16,7 @@ SECTIONS: Final = {
         "evaluations",
         "assets",
         "delivery",
+        "mlflow",
         "oci",
         "json",
         "huggingface",

@@ -127,6 +127,13 @@ def token(request: Request) -> str:
     raise Unauthenticated("TOKEN_INVALID", "send the token as authorization: Bearer …, or as the password of Basic")
 
 
+def with_password(request: Request) -> bool:
+    """
+    Whether the token came as the password of Basic authentication.
+    """
+    return request.headers.get("authorization", "")[:6].lower() == "basic "
+
+
 async def body(request: Request, most: int = _MOST_BODY) -> bytes:
     """
     The whole body of a request.

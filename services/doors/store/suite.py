@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -87,7 +87,7 @@ class Suite:
                     raise
         return await self._call(origin, origin, path, request, answer, token, read=cached)
 
-    async def stream(self, path: str, request: Message, answer: type[R], token: str = "") -> AsyncIterator[R]:
+    async def stream(self, path: str, request: Message, answer: type[R], token: str = "") -> AsyncGenerator[R, None]:
         """
         Call an RPC with one request and a stream of responses.
 

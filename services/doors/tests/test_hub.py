@@ -271,7 +271,7 @@ def test_writes_say_that_they_are_not_served(stack: Stack, repository: str) -> N
     ):
         answer = ask(stack.gateway, path, "POST", b"{}", content_type="application/json")
         assert answer.status == 501, path
-        assert "modelyard push" in answer.json["error"]
+        assert "modelyard versions push" in answer.json["error"]
 
 
 @pytest.mark.parametrize(

@@ -106,5 +106,5 @@ def _reads(repositories: Repositories) -> Sequence[tuple[str, str, Handler, Sequ
 
 async def _not_yet(_request: Request) -> Response:
     raise Unimplemented(
-        "NOT_IMPLEMENTED", "this registry cannot be written to by clients of the Hub yet: use `modelyard push`"
+        "NOT_IMPLEMENTED", "this registry cannot be written to by clients of the Hub yet: use `modelyard versions push`"
     )

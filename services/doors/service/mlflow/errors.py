@@ -4,15 +4,18 @@ Errors as clients of MLflow read them: `{"error_code", "message"}`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from modelyard.error_details import Problem
+from modelyard.error_details import Problem, Violation
 from services.doors.service.http import status_of
 
+#: In a request's scope: the name, version and alias that it names, for the words of errors.
+NAMES: Final = "modelyard.mlflow.names"
 #: MLflow's code and status by status of gRPC. Its clients retry 429 and 5xx.
 _CODES: Final = {
     grpc.StatusCode.NOT_FOUND: ("RESOURCE_DOES_NOT_EXIST", 404),
@@ -30,18 +33,43 @@ _CODES: Final = {
 }
 
 
-def render(_request: Request, problem: Problem) -> Response:
+#: MLflow's words by the registry's reason: programs compare them.
+_WORDS: Final = {
+    "MODEL_NOT_FOUND": "Registered Model with name={name} not found",
+    "MODEL_EXISTS": "Registered Model (name={name}) already exists.",
+    "VERSION_NOT_FOUND": "Model Version (name={name}, version={version}) not found",
+    "VERSION_DELETED": "Model Version (name={name}, version={version}) not found",
+    "ALIAS_NOT_FOUND": "Registered model alias {alias} not found.",
+}
+
+
+def render(request: Request, problem: Problem) -> Response:
     """
     An error of MLflow.
     """
     code, status = _CODES.get(problem.code, ("INTERNAL_ERROR", 500))
+    if problem.reason == "ALIAS_NOT_FOUND":
+        code, status = "INVALID_PARAMETER_VALUE", 400
     if status_of(problem) in {408, 413}:
         status = status_of(problem)
-    message = "; ".join(f"{each.field}: {each.description}" for each in problem.violations) or problem.message
+    message = _words(request, problem) or "; ".join(_violation(each) for each in problem.violations) or problem.message
     headers = {} if problem.retry_after is None else {"retry-after": f"{max(1, round(problem.retry_after))}"}
     if status == 401:
         headers["www-authenticate"] = 'Basic realm="modelyard"'
     return JSONResponse({"error_code": code, "message": message}, status, headers)
+
+
+def _words(request: Request, problem: Problem) -> str:
+    names: Mapping[str, str] = request.scope.get(NAMES, {})
+    try:
+        return _WORDS.get(problem.reason, "").format_map(names)
+    except KeyError:
+        # The request does not name it, but something else does.
+        return ""
+
+
+def _violation(violation: Violation) -> str:
+    return f"{violation.field}: {violation.description}" if violation.field else violation.description
 
 
 def no_endpoint(path: str) -> Response:
