@@ -345,7 +345,7 @@ def _() -> None:
     try:
         API.create_repo(BERT.partition("/")[0] + "/new")
     except errors.HfHubHTTPError as error:
-        same("modelyard push" in str(error), True)
+        same("modelyard versions push" in str(error), True)
 
 
 @flow("a wrong token")

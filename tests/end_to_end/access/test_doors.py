@@ -39,13 +39,27 @@ OPEN: Final[Mapping[str, str]] = {
     "hub.xet": "nothing can be written: 501",
     "oci.write": "nothing can be written: 405 or 501",
     "oci.catalog": "there is none: 404",
+    "oci.nothing": "there is nothing: 404",
+    "mlflow.models.rename": "it cannot be written: 501",
+    "mlflow.artifact.write": "it cannot be written: 501",
+    "mlflow.multipart": "it cannot be written: 501",
 }
 #: Routes for which any token is good, whatever its scopes: they read nothing.
 ANY_TOKEN: Final = {"hub.whoami", "oci.version", "oci.token", "mlflow.server-info"}
 #: Of them, those that need none.
 NO_TOKEN: Final = {"oci.token", "mlflow.server-info"}
 #: Parameters of a request that all of MLflow's routes together could want.
-MLFLOW: Final = {"name": "m", "new_name": "n", "version": "1", "alias": "a", "key": "k", "value": "v", "source": "s"}
+MLFLOW: Final = {
+    "name": "m",
+    "new_name": "n",
+    "version": "1",
+    "alias": "a",
+    "key": "k",
+    "value": "v",
+    "source": "s",
+    "stage": "Staging",
+    "path": "models/m/versions/1",
+}
 #: What tells two answers apart that say the same. The gateway closes connections whose request was not read to its end.
 _PASSING: Final = {"x-request-id", "date", "server", "x-envoy-upstream-service-time", "connection"}
 
@@ -87,7 +101,8 @@ class Endpoint:
         Ask for the model `m` of a namespace.
         """
         values = {"namespace": namespace, "model": "m", "name": f"{namespace}/m", "revision": "v1", "reference": "v1"}
-        values |= {"path": "a", "digest": f"sha256:{'0' * 64}"}
+        path = f"{MLFLOW['path']}/a" if "mlflow-artifacts" in self.path else "a"
+        values |= {"path": path, "digest": f"sha256:{'0' * 64}"}
         path = re.sub(r"{(\w+)(?::\w+)?}", lambda found: values.get(found[1], "x"), self.path)
         if self.form == "mlflow" and self.method == "GET":
             path += f"?{urlencode(MLFLOW)}"
@@ -95,6 +110,10 @@ class Endpoint:
         if self.form == "mlflow" and self.method == "DELETE":
             body = json.dumps(MLFLOW).encode()
         headers = {"content_type": "application/json"} if body else {}
+        if self.name == "oci.token" and self.method == "POST":
+            # OAuth 2.0: the credentials are in a form.
+            body = urlencode({"grant_type": "password", "username": "u", "password": token}).encode()
+            return ask(gateway, path, self.method, body, content_type="application/x-www-form-urlencoded")
         return ask(gateway, path, self.method, body, token, **headers)
 
 

@@ -47,7 +47,7 @@ def mlflow_routes(doors: Doors) -> Sequence[Route]:
             start = f"{prefix}{ARTIFACTS}"
             yield route(start, "mlflow.artifacts", artifacts.list, render)
             yield route(f"{start}/{{path:path}}", "mlflow.artifact", artifacts.get, render)
-            yield route(f"{start}/{{path:path}}", "mlflow.artifact", artifacts.write, render, _WRITES)
+            yield route(f"{start}/{{path:path}}", "mlflow.artifact.write", artifacts.write, render, _WRITES)
             multipart = f"{prefix}/api/2.0/mlflow-artifacts/mpu/{{path:path}}"
             yield route(multipart, "mlflow.multipart", artifacts.write, render, _WRITES)
 
