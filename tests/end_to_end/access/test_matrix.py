@@ -688,8 +688,8 @@ def post_web(
 
 def test_the_matrix_of_bytes(grounds: Grounds, tmp_path: Path) -> None:
     """
-    Bytes that only a private namespace pins are not there for who may not read it, at `/assets` and by `Download`; those
-    of a namespace that `everyone` may read are for everybody.
+    Bytes that only a private namespace pins are not there for who may not read it, at `/assets` and by `Download`;
+    those of a namespace that `everyone` may read are for everybody.
     """
     digests = {}
     scopes_ = "assets.read assets.write registry.read registry.write"
