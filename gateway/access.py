@@ -31,6 +31,8 @@ from services.chassis.access.tokens import ALGORITHMS, LEEWAY
 from services.chassis.loopback import is_loopback
 
 BYTES: Final = ("/assets/", "/static/")
+#: What `modelyard login` asks for unless something else is configured.
+LOGIN_SCOPES: Final = "openid offline_access"
 _BYTES_SCOPE: Final = "assets.read"
 _CALLS: Final = "/modelyard."
 _JSON: Final = "/v1/"
@@ -431,8 +433,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--login-scopes",
         metavar="SCOPES",
-        default="openid offline_access",
-        help="scopes that `modelyard login` asks for, separated by spaces; default openid offline_access",
+        default=LOGIN_SCOPES,
+        help=f"scopes that `modelyard login` asks for, separated by spaces; default {LOGIN_SCOPES}",
     )
 
 
