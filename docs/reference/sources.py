@@ -19,6 +19,7 @@ TITLES = {
     "services.cache": "Cache",
     "services.registry": "Registry",
     "services.cdn": "Asset service (cdn)",
+    "services.doors": "Doors for the clients of other registries",
 }
 
 
