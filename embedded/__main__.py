@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedded.access import developer_token
+from embedded.access import LOGIN, developer_token
 from embedded.parts import EmbeddedError
 from embedded.stack import Stack, StackSettings
 from gateway.browsers import host
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         origins=arguments.cors_origin,
         hosts=arguments.host,
         tls=arguments.tls == "on",
+        environment={name: os.environ[name] for name in LOGIN if name in os.environ},
     )
     stack = Stack(settings, progress=lambda name, seconds: print(f"  ✓ {name:<12} {seconds:6.2f} s", flush=True))
     began = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from gateway.access import Tokens
+from gateway.access import LOGIN_SCOPES, Login, Tokens
 from modelyard.contracts import public_scopes
 from modelyard.tokens import AUDIENCE, ISSUER, key_set, make_key, mint
 from services.chassis.access import AccessMode
@@ -19,6 +19,8 @@ OWN_SCOPES: Final[Mapping[str, Sequence[str]]] = {
     "cache": ("registry.read", "registry.follow", "assets.read"),
     "cdn": ("registry.follow",),
 }
+#: Where people log in; the same names as on the command line.
+LOGIN: Final = ("MODELYARD_LOGIN_CLIENT_ID", "MODELYARD_LOGIN_ISSUER", "MODELYARD_LOGIN_SCOPES")
 # A new one is minted at every start.
 _OWN_SECONDS = 366 * 86400.0
 
@@ -86,4 +88,13 @@ def tokens(services: Mapping[str, str]) -> Tokens | None:
         services["MODELYARD_JWT_AUDIENCE"],
         url or Path(services["MODELYARD_JWKS_FILE"]),
         reflection=services.get("MODELYARD_REFLECTION_OPEN", "") == "true",
+        login=_login(services),
     )
+
+
+def _login(services: Mapping[str, str]) -> Login | None:
+    client = services.get("MODELYARD_LOGIN_CLIENT_ID")
+    if not client:
+        return None
+    issuer = services.get("MODELYARD_LOGIN_ISSUER") or services["MODELYARD_JWT_ISSUER"]
+    return Login(issuer, client, services.get("MODELYARD_LOGIN_SCOPES") or LOGIN_SCOPES)

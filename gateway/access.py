@@ -31,6 +31,8 @@ from services.chassis.access.tokens import ALGORITHMS, LEEWAY
 from services.chassis.loopback import is_loopback
 
 BYTES: Final = ("/assets/", "/static/")
+#: What `modelyard login` asks for unless something else is configured.
+LOGIN_SCOPES: Final = "openid offline_access"
 _BYTES_SCOPE: Final = "assets.read"
 _CALLS: Final = "/modelyard."
 _JSON: Final = "/v1/"
@@ -240,9 +242,10 @@ def _rules(tokens: Tokens, table: Mapping[str, str]) -> list[dict[str, object]]:
     # A token that is sent must be valid: its bearer does not expect to be anonymous.
     welcome = {"requires_any": {"requirements": [needed, {"allow_missing": {}}]}}
     public = [path for path, scope in sorted(table.items()) if scope in PUBLIC]
-    # The services verify API tokens. Whatever has no service behind it that does, needs a JWT.
+    # The services verify API tokens, also those of requests for bytes (see `BYTES_DECIDED`). Whatever has no service
+    # behind it that does, needs a JWT.
     rules: list[dict[str, object]] = [
-        {"match": {"prefix": prefix, "headers": [_API_TOKEN]}} for prefix in (_CALLS, _JSON)
+        {"match": {"prefix": prefix, "headers": [_API_TOKEN]}} for prefix in (_CALLS, _JSON, *BYTES)
     ]
     if tokens.mode is AccessMode.READ_PUBLIC:
         rules += [{"match": {"path": path}, "requires": welcome} for path in public]
@@ -287,9 +290,8 @@ def _policies(tokens: Tokens, table: Mapping[str, str]) -> dict[str, object]:
             "principals": [{"any": True}] if public else [_bearer_of(each) for each in _sufficient(scope)],
         }
         if scope in _API_TOKEN_SCOPES and not public:
-            calls = [path for path in paths if "exact" in path]
             found[f"{scope} of an API token"] = {
-                "permissions": [_any_of(calls)],
+                "permissions": [_any_of(paths)],
                 "principals": [{"header": _API_TOKEN}],
             }
     # Of JSON it is not known yet which call it is.
@@ -431,8 +433,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--login-scopes",
         metavar="SCOPES",
-        default="openid offline_access",
-        help="scopes that `modelyard login` asks for, separated by spaces; default openid offline_access",
+        default=LOGIN_SCOPES,
+        help=f"scopes that `modelyard login` asks for, separated by spaces; default {LOGIN_SCOPES}",
     )
 
 

@@ -55,7 +55,7 @@ local ERRORS = {
 }
 -- The gateway's own errors for missing or insufficient tokens. 401 and 403 of S3 are not client errors; they have no details.
 local REFUSALS = {
-  ["401"] = '{"code":16,"message":"this needs a token with the scope assets.read: authorization: Bearer …; API tokens are accepted over gRPC only","details":[]}',
+  ["401"] = '{"code":16,"message":"this needs a token with the scope assets.read: authorization: Bearer …","details":[]}',
   ["403"] = '{"code":7,"message":"this needs the scope assets.read","details":[]}',
 }
 -- Envoy's own answers to requests with the content type of gRPC have the status 200, and a cache before the gateway would

@@ -61,7 +61,9 @@ async def composed(server: Server, settings: CdnSettings) -> AsyncIterator[None]
     """
     policies = Policies()
     server.ask_for(
-        {**scopes(), f"/{authorization.SERVICE}/{authorization.METHOD}": authorization.SCOPE}, policies=policies
+        {**scopes(), authorization.PATH: authorization.SCOPE},
+        policies=policies,
+        rejections={authorization.PATH: authorization.rejected},
     )
     reached, bucket = settings.database("modelyard-cdn"), settings.s3()
     async with AsyncExitStack() as stack:

@@ -17,16 +17,19 @@ from services.cdn.model.static_files import StaticName
 from services.cdn.service.rights import Rights
 from services.cdn.store.delivery.static_files import StaticFileStore
 from services.cdn.store.records import Records
-from services.chassis.errors import InvalidArgument, NotFound
+from services.chassis.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from services.chassis.serving.context import Context
 
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
 METHOD: Final = "Check"
+PATH: Final = f"/{SERVICE}/{METHOD}"
 #: The scope of the call, which Envoy makes with the client's token.
 SCOPE: Final = "assets.read"
 _ALLOWED: Final = b""
-# CheckResponse {status {code: NOT_FOUND} denied_response {status {code: 404}}}
+# CheckResponse {status {code: NOT_FOUND} denied_response {status {code: 404}}}, and those of 401 and 403.
 _DENIED: Final = b"\x0a\x02\x08\x05\x12\x05\x0a\x03\x08\x94\x03"
+_UNAUTHENTICATED: Final = b"\x0a\x02\x08\x10\x12\x05\x0a\x03\x08\x91\x03"
+_FORBIDDEN: Final = b"\x0a\x02\x08\x07\x12\x05\x0a\x03\x08\x93\x03"
 
 
 class Authorization:
@@ -67,6 +70,14 @@ class Authorization:
         except (InvalidArgument, NotFound):
             return _DENIED
         return _ALLOWED
+
+
+def rejected(error: Unauthenticated | PermissionDenied) -> bytes:
+    """
+    The answer about a request whose token is not accepted (401) or lacks the scope (403): an error of the call would
+    mean to Envoy that nothing has been decided.
+    """
+    return _UNAUTHENTICATED if isinstance(error, Unauthenticated) else _FORBIDDEN
 
 
 def _request() -> type[Message]:

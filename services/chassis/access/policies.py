@@ -34,10 +34,14 @@ class Bindings:
     Args:
         roles: the highest role of each member.
         private: of the registry's policy, only owners apply.
+        hidden_before: the revision that the namespace was created at, when that is known: what happened before, in
+            another one of the same name, is for the owners in the registry's policy. Known in the registry only, which
+            alone tells the past.
     """
 
     roles: Mapping[str, Role] = field(default_factory=dict)
     private: bool = False
+    hidden_before: int = 0
 
     def role(self, members: Iterable[str]) -> Role:
         """
@@ -234,6 +238,26 @@ class Policies:
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
         return self.role(identity, namespace) >= PERMISSIONS[permission]
+
+    def may_tell(self, identity: Identity, permission: str, namespace: str, revision: int) -> bool:
+        """
+        Whether a caller has a permission for what happened in a namespace at a revision: it may have happened in
+        another one of the same name, which was deleted.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        if not self.may(identity, permission, namespace):
+            return False
+        if revision >= self.hidden_before(namespace) or identity.is_follower:
+            return True
+        return self.role(identity, REGISTRY) >= Role.OWNER
+
+    def hidden_before(self, namespace: str) -> int:
+        """
+        See `Bindings`.
+        """
+        return self._found.get(namespace, _NONE).hidden_before
 
     def breaks_glass(self, identity: Identity, permission: str, namespace: str) -> bool:
         """

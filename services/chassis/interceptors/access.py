@@ -6,16 +6,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from services.chassis.access import Access
 from services.chassis.access.api_tokens import UnknownTokenError
 from services.chassis.access.policy import Check
 from services.chassis.access.tokens import Verifier
+from services.chassis.errors import PermissionDenied, Unauthenticated
 from services.chassis.interceptors.call_context import current_call
 from services.chassis.serving.calls import Method
 from services.chassis.serving.context import Context, values_of
 
+#: The answer to a caller whose token is not accepted, or lacks the scope.
+Rejection = Callable[[Unauthenticated | PermissionDenied], Any]
+NO: Final[Mapping[str, Rejection]] = MappingProxyType({})
 _MIN_REVISION = "x-min-revision"
 _REGISTRY = "/modelyard.registry."
 
@@ -27,11 +32,13 @@ class AccessInterceptor:
     Args:
         access: what is checked.
         scopes: which one each method needs, by path. A method that is not in it is denied.
+        rejections: what a unary method answers to rejected callers in place of an error, by path.
     """
 
-    def __init__(self, access: Access, scopes: Mapping[str, str]) -> None:
+    def __init__(self, access: Access, scopes: Mapping[str, str], rejections: Mapping[str, Rejection] = NO) -> None:
         self._access = access
         self._scopes = scopes
+        self._rejections = rejections
 
     def around(self, method: Method, proceed: Any) -> Any:
         """
@@ -40,8 +47,10 @@ class AccessInterceptor:
         # Other services have revisions of their own.
         revised = method.path.startswith(_REGISTRY)
         guard = _Guard(self._access.check(method.path, self._scopes), self._access.verifier, revised=revised)
-        wrap: Callable[[_Guard, Any], Any] = _stream if method.kind.responses_stream else _unary
-        return wrap(guard, proceed)
+        if method.kind.responses_stream:
+            return _stream(guard, proceed)
+        rejection = self._rejections.get(method.path)
+        return _unary(guard, proceed) if rejection is None else _answering(guard, proceed, rejection)
 
 
 class _Guard:
@@ -80,6 +89,17 @@ class _Guard:
 def _unary(guard: _Guard, proceed: Callable[[Any, Context], Awaitable[Any]]) -> Any:
     async def call(request: Any, context: Context) -> Any:
         await guard.admit(context)
+        return await proceed(request, context)
+
+    return call
+
+
+def _answering(guard: _Guard, proceed: Callable[[Any, Context], Awaitable[Any]], rejection: Rejection) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            await guard.admit(context)
+        except (Unauthenticated, PermissionDenied) as error:
+            return rejection(error)
         return await proceed(request, context)
 
     return call

@@ -14,6 +14,7 @@ import grpc
 from services.chassis.access.policies import Policies
 from services.chassis.access.tokens import Verifier
 from services.chassis.interceptors import AccessInterceptor, PermissionInterceptor, StreamInterceptor, standard
+from services.chassis.interceptors.access import NO, Rejection
 from services.chassis.interceptors.metrics import measured
 from services.chassis.observability.call_recorder import Recorders
 from services.chassis.observability.http_metrics import HttpMetrics
@@ -82,6 +83,7 @@ class Server:
         permissions: PermissionInterceptor | None = None,
         *,
         policies: Policies | None = None,
+        rejections: Mapping[str, Rejection] = NO,
     ) -> None:
         """
         Say which scope and which permissions each method needs, before any is added. While access control is on, a
@@ -91,10 +93,11 @@ class Server:
             scopes: by the method's path.
             permissions: checks them; None where the service does that itself.
             policies: with the API tokens that are accepted; None where none are.
+            rejections: what unary methods answer to rejected callers in place of an error, by the method's path.
         """
         if self._access is not None and policies is not None:
             self._access.verifier.accept_api_tokens(policies)
-        self._interceptors = self._standard(scopes, permissions)
+        self._interceptors = self._standard(scopes, permissions, rejections)
 
     @property
     def asks(self) -> bool:
@@ -194,9 +197,12 @@ class Server:
             yield
 
     def _standard(
-        self, scopes: Mapping[str, str], permissions: PermissionInterceptor | None = None
+        self,
+        scopes: Mapping[str, str],
+        permissions: PermissionInterceptor | None = None,
+        rejections: Mapping[str, Rejection] = NO,
     ) -> Sequence[Interceptor]:
-        access = None if self._access is None else AccessInterceptor(self._access, scopes)
+        access = None if self._access is None else AccessInterceptor(self._access, scopes, rejections)
         return standard(
             default_deadline=self.settings.default_deadline_seconds,
             spans=self._spans,

@@ -5,15 +5,22 @@ What the handlers of all protocols are handed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+import grpc
 from starlette.requests import Request
 
+from services.chassis.access.api_tokens import PREFIX, check_form
 from services.chassis.access.identity import ANYBODY, Identity
 from services.chassis.access.tokens import Verifier
 from services.chassis.errors import Unauthenticated
 from services.doors.service.http import token
 from services.doors.store.registry import Registry
 from services.doors.store.suite import Suite
+
+_READ: Final = "registry.read"
+_WRITE: Final = "registry.write"
+_WRITES: Final = "models.write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,47 @@ class Doors:
         scheme = request.headers.get("x-forwarded-proto", "http")
         return f"{'https' if scheme == 'https' else 'http'}://{request.headers.get('host', 'localhost')}"
 
+    async def identified(self, request: Request) -> Identity | None:
+        """
+        Who calls, for what nobody may do without a token; None while access control is off.
+
+        Raises:
+            Unauthenticated: there is no token (TOKEN_MISSING), or it is not accepted.
+            Unavailable: the keys to verify it are not available.
+            grpc.aio.AioRpcError: the registry does not accept it, or does not answer.
+        """
+        if self.verifier is None:
+            return None
+        found = token(request)
+        if not found:
+            raise _missing()
+        return await self.verified(self.verifier, found)
+
+    async def verified(self, verifier: Verifier, token: str) -> Identity:
+        """
+        Whose token it is, by the verifier if it is a JWT. API tokens are opaque: the registry is asked, and of their
+        scopes it is known only whether they write in the default namespace.
+
+        Raises:
+            as `identified`.
+        """
+        if not token.startswith(PREFIX):
+            return verifier.verify(token)
+        check_form(token)
+        scopes = {_READ}
+        try:
+            if await self.registry.may(_WRITES, f"namespaces/{self.namespace}", token):
+                scopes.add(_WRITE)
+        except grpc.aio.AioRpcError as error:
+            # It is valid, though not for the registry: for bytes alone.
+            if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
+                raise
+            scopes.clear()
+        return Identity(token.rpartition("_")[0], frozenset(scopes), float("inf"))
+
     def caller(self, request: Request) -> Identity | None:
         """
-        Who calls; None while access control is off.
+        Who calls, by a JWT; None while access control is off.
 
         Raises:
             Unauthenticated: the token is not accepted.
@@ -67,5 +112,9 @@ class Doors:
         """
         found = self.caller(request)
         if found is ANYBODY:
-            raise Unauthenticated("TOKEN_MISSING", "this needs a token: authorization: Bearer …")
+            raise _missing()
         return found
+
+
+def _missing() -> Unauthenticated:
+    return Unauthenticated("TOKEN_MISSING", "this needs a token: authorization: Bearer …")

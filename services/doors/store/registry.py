@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
+from modelyard.registry.v1 import aliases_pb2, models_pb2, policies_pb2, versions_pb2
 from services.doors.store.suite import Suite
 
 _MODELS = "/modelyard.registry.v1.ModelService"
 _VERSIONS = "/modelyard.registry.v1.VersionService"
 _ALIASES = "/modelyard.registry.v1.AliasService"
+_POLICIES = "/modelyard.registry.v1.PolicyService"
 _PAGE = 1000
 
 
@@ -25,6 +26,16 @@ class Registry:
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
+
+    async def may(self, permission: str, namespace: str, token: str) -> bool:
+        """
+        Whether the caller has a permission in a namespace.
+        """
+        request = policies_pb2.TestPermissionsRequest(resource=namespace, permissions=[permission])
+        found = await self._suite.call(
+            f"{_POLICIES}/TestPermissions", request, policies_pb2.TestPermissionsResponse, token
+        )
+        return permission in found.permissions
 
     async def model(self, name: str, token: str) -> models_pb2.Model:
         """

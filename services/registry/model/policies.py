@@ -99,14 +99,17 @@ class PolicyDraft:
         bindings = {role.name.lower(): list(members) for role, members in sorted(self.members.items()) if members}
         return {"bindings": bindings, "private": self.private}
 
-    def bindings(self) -> Bindings:
+    def bindings(self, hidden_before: int = 0) -> Bindings:
         """
         The policy as decisions need it.
+
+        Args:
+            hidden_before: see `Bindings`.
         """
         roles: dict[str, Role] = {}
         for role, members in sorted(self.members.items()):
             roles.update(dict.fromkeys(members, role))
-        return Bindings(roles, self.private)
+        return Bindings(roles, self.private, hidden_before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,5 +52,6 @@ class AuditService(AuditServiceServicer):
         page = Page.check(checks, query, request.page_size, request.page_token)
         checks.raise_if_any()
         readable = self._visibility.readable(context, "audit.read")
-        found = await reflect(context, self._audit.list_page(wanted, page, readable, remaining()))
+        since = self._visibility.since(readable)
+        found = await reflect(context, self._audit.list_page(wanted, page, readable, since, remaining()))
         return pb.ListAuditEntriesResponse(entries=map(from_audit_entry, found.items), next_page_token=found.token)

@@ -40,14 +40,15 @@ class ChangeService(ChangeServiceServicer):
         """
         if event.WhichOneof("event") != "revision":
             return event
-        changes = [change for change in event.revision.changes if self._sees(change.resource)]
+        number = event.revision.revision
+        changes = [change for change in event.revision.changes if self._sees(change.resource, number)]
         if len(changes) == len(event.revision.changes):
             return event
         if not changes:
             return None
-        seen = pb.Revision(revision=event.revision.revision, commit_time=event.revision.commit_time, changes=changes)
+        seen = pb.Revision(revision=number, commit_time=event.revision.commit_time, changes=changes)
         return pb.WatchChangesResponse(revision=seen)
 
-    def _sees(self, resource: str) -> bool:
+    def _sees(self, resource: str, revision: int) -> bool:
         namespace = resource.split("/", 2)[1] if "/" in resource else REGISTRY
-        return self._visibility.sees(namespace, "changes.read")
+        return self._visibility.sees(namespace, "changes.read", revision)

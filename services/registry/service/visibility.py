@@ -35,15 +35,21 @@ class Visibility:
         tell_visibility(context, found.digest)
         return found
 
-    def sees(self, namespace: str, permission: str) -> bool:
+    def since(self, readable: Readable) -> dict[str, int]:
         """
-        Whether the caller has a permission in a namespace.
+        From which revision on the caller may read what happened in the namespaces that *readable* names.
+        """
+        return {name: self._policies.hidden_before(name) for name in sorted(readable.names)}
+
+    def sees(self, namespace: str, permission: str, revision: int) -> bool:
+        """
+        Whether the caller has a permission for what happened in a namespace at a revision.
 
         Raises:
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
         caller = identity()
-        return caller is None or self._policies.may(caller, permission, namespace)
+        return caller is None or self._policies.may_tell(caller, permission, namespace, revision)
 
     def demand(self, namespace: str, permission: str) -> None:
         """
@@ -53,5 +59,6 @@ class Visibility:
             PermissionDenied: the caller has not the permission in a namespace (PERMISSION_DENIED).
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
-        if not self.sees(namespace, permission):
+        caller = identity()
+        if caller is not None and not self._policies.may(caller, permission, namespace):
             raise denied(permission, namespace)

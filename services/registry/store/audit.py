@@ -6,7 +6,7 @@ The audit log in the database: appended by every write (ledger/store/transaction
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,26 +45,29 @@ class AuditStore:
         self._database = database
 
     async def list_page(
-        self, wanted: AuditFilter, page: Page, readable: Readable, within: float | None
+        self, wanted: AuditFilter, page: Page, readable: Readable, since: Mapping[str, int], within: float | None
     ) -> Listed[AuditEntry]:
         """
         A page of the entries, the newest first.
 
         Args:
             readable: the namespaces whose entries the caller may read.
+            since: the revisions from which on it may, of those that *readable* names.
             within: seconds that the caller has left, when that is known.
 
         Raises:
             DeadlineExceeded: it took longer than a search may.
         """
-        found = await self._database.search(*_statement(wanted, page, readable), within=within)
+        found = await self._database.search(*_statement(wanted, page, readable, since), within=within)
         fitting = _fitting(found) if found[0]["found_count"] else []
         entries = iter(fitting)
         kept = found[: len(fitting) or 1]
         return listed(page, kept, ("", ""), lambda _: next(entries), lambda row: [row["revision"], row["ordinal"]])
 
 
-def _statement(wanted: AuditFilter, page: Page, readable: Readable) -> tuple[Statement, list[Any]]:
+def _statement(
+    wanted: AuditFilter, page: Page, readable: Readable, since: Mapping[str, int]
+) -> tuple[Statement, list[Any]]:
     parameters = Parameters(page.size + 1)
     where = ["true"]
     if wanted.prefix:
@@ -74,7 +77,14 @@ def _statement(wanted: AuditFilter, page: Page, readable: Readable) -> tuple[Sta
     if not readable.everything:
         # The second part of a name is the namespace's id; the registry's own policy has none.
         names = parameters.add(readable.ordered, "text[]")
-        where.append(f"(split_part(resource, '/', 2) = ANY({names})) {'=' if not readable.others else '<>'} true")
+        if readable.others:
+            where.append(f"(split_part(resource, '/', 2) = ANY({names})) <> true")
+        else:
+            begins = parameters.add([since.get(name, 0) for name in readable.ordered], "bigint[]")
+            where.append(
+                f"EXISTS (SELECT FROM unnest({names}, {begins}) AS own (name, begins)"
+                "          WHERE name = split_part(resource, '/', 2) AND revision >= begins)"
+            )
     for column, value in (("actor", wanted.actor), ("action", wanted.action)):
         if value:
             where.append(f"{column} = {parameters.add(value, 'text')}")

@@ -52,8 +52,11 @@ _CREATE = last(
 ), used AS (
     INSERT INTO namespace_usage (namespace_id) SELECT namespace_id FROM made
 ), owned AS (
-    INSERT INTO policies (key, bindings, create_time, update_time, revision)
-    SELECT namespace_id, $18::jsonb, create_time, create_time, revision FROM made WHERE $18 IS NOT NULL
+    INSERT INTO policies (key, bindings, create_time, update_time, revision, hidden_before)
+    SELECT namespace_id, $18::jsonb, create_time, create_time, revision, revision FROM made WHERE $18 IS NOT NULL
+    ON CONFLICT (key) DO UPDATE
+       SET bindings = excluded.bindings, private = false, create_time = excluded.create_time,
+           update_time = excluded.update_time, revision = excluded.revision, hidden_before = excluded.hidden_before
 )
 SELECT made.revision AS written, made.* FROM made
 """,

@@ -37,7 +37,7 @@ SELECT revision.value AS head, $1 = '' OR EXISTS (SELECT FROM namespaces WHERE n
 _LOAD = Statement(
     "policies.load",
     f"""
-SELECT revision.value AS head, {_COLUMNS}
+SELECT revision.value AS head, {_COLUMNS}, policies.hidden_before
   FROM {HEAD}
   LEFT JOIN policies ON $1::text[] IS NULL OR policies.key = ANY($1)
 """,
@@ -92,13 +92,14 @@ class PolicyStore:
 
     async def load(self, namespaces: Collection[str] | None = None) -> tuple[Mapping[str, Bindings], int]:
         """
-        Policies by the ids of their namespaces, as decisions need them, and the revision that they are of.
+        Policies by the ids of their namespaces, as decisions need them, and the revision that they are of. That of a
+        deleted namespace binds nobody.
 
         Args:
             namespaces: whose policies; None for all.
         """
         found = await self._database.fetch(_LOAD, None if namespaces is None else sorted(namespaces))
-        policies = {row["key"]: _draft(row).bindings() for row in found if row["key"] is not None}
+        policies = {row["key"]: _draft(row).bindings(row["hidden_before"]) for row in found if row["key"] is not None}
         return policies, found[0]["head"]
 
     async def set(self, transaction: Transaction, name: PolicyName, draft: PolicyDraft, etag: str) -> Policy:

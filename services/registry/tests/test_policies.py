@@ -358,27 +358,106 @@ async def test_nothing_changes_for_anybody(guarded: Guarded) -> None:
     assert denied == {name for name in ABOUT_ONE if before.get(name) == "admin"}
 
 
-@pytest.mark.xfail(strict=True, reason="a policy is deleted with its namespace, and the log of changes is not")
-async def test_a_deleted_namespace_stays_hidden(guarded: Guarded) -> None:
+async def burn(guarded: Guarded, namespace: str, *, private: bool = True) -> str:
     """
-    What happened in a private namespace is not told to strangers once it has been deleted.
+    Create a namespace of ann's, and delete it. Returns the name of a model that was in it.
     """
-    await guarded.namespace("burned", "ann")
-    await guarded.set_policy("namespaces/burned/policy", private=True, owner="user:ann")
+    await guarded.namespace(namespace, "ann")
+    await guarded.set_policy(f"namespaces/{namespace}/policy", private=private, owner="user:ann")
     registry, ann = guarded.registry, guarded.as_("ann")
-    model = models_pb2.CreateModelRequest(parent="namespaces/burned", model_id="unannounced")
+    model = models_pb2.CreateModelRequest(parent=f"namespaces/{namespace}", model_id="unannounced")
     name = (await registry.models.CreateModel(model, **ann)).name
     await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name), **ann)
     await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name), **ann)
-    await registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name="namespaces/burned"), **ann)
-    watch = registry.changes.WatchChanges(changes_pb2.WatchChangesRequest(start_revision=1), **guarded.as_("stranger"))
+    gone = namespaces_pb2.DeleteNamespaceRequest(name=f"namespaces/{namespace}")
+    await registry.namespaces.DeleteNamespace(gone, **ann)
+    return name
+
+
+async def changed(guarded: Guarded, **caller: Any) -> set[str]:
+    """
+    The resources of all changes that a caller is told of.
+    """
+    watch = guarded.registry.changes.WatchChanges(changes_pb2.WatchChangesRequest(start_revision=1), **caller)
     told: set[str] = set()
     async for event in watch:
         told.update(change.resource for change in event.revision.changes)
         if event.heartbeat.HasField("current_until"):
             break
     watch.cancel()
-    assert name not in told
+    return told
+
+
+async def audited(guarded: Guarded, namespace: str, **caller: Any) -> set[str]:
+    """
+    The resources of a namespace's entries in the audit log that a caller may read.
+    """
+    request = audit_pb2.ListAuditEntriesRequest(resource_prefix=f"namespaces/{namespace}", page_size=1000)
+    return {each.resource for each in (await guarded.registry.audit.ListAuditEntries(request, **caller)).entries}
+
+
+async def test_a_deleted_namespace_stays_hidden(guarded: Guarded) -> None:
+    """
+    What happened in a private namespace is not told to strangers once it has been deleted; to the registry's owners it
+    is.
+    """
+    name = await burn(guarded, "burned")
+    stranger, root = guarded.as_("stranger"), guarded.as_("root", "admin registry.read")
+    assert name not in await changed(guarded, **stranger)
+    assert await audited(guarded, "burned", **stranger) == set()
+    assert name in await changed(guarded, **root)
+    assert name in await audited(guarded, "burned", **root)
+
+
+@pytest.mark.parametrize("private", [True, False])
+async def test_a_new_namespace_has_no_past(guarded: Guarded, private: bool) -> None:
+    """
+    Who creates a namespace of the name of a deleted one is not told what happened in that: nor is anybody else but the
+    registry's owners and the services that follow the registry. What happens from then on is told.
+    """
+    namespace = f"again-{private}".lower()
+    name = await burn(guarded, namespace, private=private)
+    await guarded.namespace(namespace, "gil")
+    gil, root = guarded.as_("gil"), guarded.as_("root", "admin registry.read")
+    policy = f"namespaces/{namespace}/policy"
+    found = await guarded.registry.policies.GetPolicy(policies_pb2.GetPolicyRequest(name=policy), **gil)
+    assert not found.private
+    assert [list(each.members) for each in found.bindings] == [["user:gil"]]
+    assert await audited(guarded, namespace, **gil) == {f"namespaces/{namespace}", policy}
+    for caller in (gil, guarded.as_("stranger")):
+        told = await changed(guarded, **caller)
+        assert policy in told
+        assert name not in told
+    assert name in await audited(guarded, namespace, **root)
+    for caller in (root, guarded.as_("cache", "registry.read registry.follow")):
+        assert name in await changed(guarded, **caller)
+
+
+async def test_of_whoever_deletes_it(guarded: Guarded) -> None:
+    """
+    The same holds for namespaces that are deleted and created by programs that know nothing of policies, as those of
+    the last release. A namespace that they create has a policy without bindings.
+    """
+    await guarded.namespace("older", "ann")
+    await guarded.set_policy("namespaces/older/policy", private=True, owner="user:ann")
+    policy = "SELECT bindings, private, hidden_before FROM policies WHERE key = 'older'"
+    async with guarded.registry.owner() as connection:
+        columns = await connection.fetchval(
+            "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position)"
+            "  FROM information_schema.columns WHERE table_name = 'namespaces' AND is_generated = 'NEVER'"
+        )
+        await connection.execute(
+            "CREATE TEMPORARY TABLE older AS SELECT * FROM namespaces WHERE namespace_id = 'older'"
+        )
+        await connection.execute("DELETE FROM namespaces WHERE namespace_id = 'older'")
+        found = [tuple(row)[:2] for row in await connection.fetch(policy)]
+        assert found == [("{}", True)]
+        await connection.execute("UPDATE older SET revision = 1000")
+        await connection.execute(f"INSERT INTO namespaces ({columns}) SELECT {columns} FROM older")  # noqa: S608
+        renewed = [("{}", False, 1000)]
+        assert [tuple(row) for row in await connection.fetch(policy)] == renewed
+        await connection.execute("DELETE FROM namespaces WHERE namespace_id = 'older'")
+        assert [tuple(row) for row in await connection.fetch(policy)] == renewed
 
 
 async def test_who_creates_a_namespace_owns_it(guarded: Guarded) -> None:

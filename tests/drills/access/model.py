@@ -69,7 +69,8 @@ class Model:
     def __init__(self) -> None:
         self.above = Rule({"everyone": MAINTAINER})
         self.rules: dict[str, Rule] = {"default": Rule()}
-        #: Of namespaces that were deleted: what happened there is still in the log of changes and in the audit log.
+        #: Of namespaces that were deleted, nobody is bound: what happened there is still in the log of changes and in
+        #: the audit log.
         self.gone: dict[str, Rule] = {}
         self._past: list[_Past] = []
 

@@ -234,7 +234,7 @@ class World:
                 break
         self.model.changed()
         await self.write("DeleteNamespace", namespaces_pb2.DeleteNamespaceRequest(name=f"namespaces/{namespace}"))
-        self.model.gone[namespace] = self.model.rules.pop(namespace)
+        self.model.gone[namespace] = Rule({}, self.model.rules.pop(namespace).private)
         self.model.settled()
         # The response has no revision: that of the next write is newer.
         await self.add("default")
@@ -300,8 +300,7 @@ class World:
         what = f"{method} of {namespace or 'all'} by {caller.subject}, {fresh=}, {cached=}"
         least = ABOUT_ONE[method] if namespace else ACROSS[method]
         told = set() if isinstance(answer, grpc.StatusCode) else set(_MENTIONED.findall(str(answer)))
-        for seen in told - self.model.gone.keys():
-            # What was deleted: see test_a_deleted_namespace_stays_hidden of the registry.
+        for seen in told:
             role = self.model.role(caller, seen) if fresh else self.model.lately(caller, seen, began)
             assert role >= least, f"{what}: tells of {seen}, where the role is {role}"
         self.done[f"{'fresh' if fresh else 'any'}, {'cached' if cached else 'registry'}"] += 1

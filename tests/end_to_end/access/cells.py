@@ -22,8 +22,14 @@ NONE, READER, WRITER, MAINTAINER, OWNER = range(5)
 ROLES = ("none", "reader", "writer", "maintainer", "owner")
 #: The least role that includes each permission (docs/access.md). A permission that is not here fails the tests.
 LEAST = {
-    READER: ["namespaces", "models", "versions", "aliases", "cards", "evaluations", "deployments", "changes"],
-    WRITER: ["models.write", "versions.write", "cards.write", "evaluations.write"],
+    READER: [
+        *("namespaces", "models", "versions", "aliases", "cards", "evaluations", "deployments", "changes"),
+        *("rules", "promotions"),
+    ],
+    WRITER: [
+        *("models.write", "versions.write", "cards.write", "evaluations.write"),
+        *("promotions.write", "promotions.review"),
+    ],
     MAINTAINER: [
         "aliases.write",
         "deployments.write",
@@ -32,7 +38,10 @@ LEAST = {
         "policies.read",
         "namespaces.create",
     ],
-    OWNER: ["policies.write", "namespaces.update", "namespaces.delete", "models.purge", "audit.read"],
+    OWNER: [
+        *("policies.write", "namespaces.update", "namespaces.delete", "models.purge", "audit.read"),
+        *("rules.write", "tokens.read", "tokens.write"),
+    ],
 }
 NEEDS = {f"{name}.read" if role == READER else name: role for role, names in LEAST.items() for name in names}
 

@@ -27,7 +27,12 @@ from tests.end_to_end.access.test_policies import Team, told, until
 ALL = ("registry.read", "registry.write", "assets.read", "assets.write")
 GET = models_pb2.GetModelRequest(name="namespaces/machines/models/m")
 BYTES = b"bytes of an API token"
-REFUSED = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+#: What a token that is not accepted gets, by the names of `asks`.
+REFUSED: dict[str, Any] = {
+    **dict.fromkeys(("registry", "cache", "assets"), (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")),
+    "json": (401, "TOKEN_INVALID"),
+    "bytes": (401, 16),
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +49,11 @@ def team(run_servers: Servers) -> Iterator[Team]:
     found.set_policy("namespaces/machines/policy", owner="user:ann")
 
 
-def create(team: Team, role: str = "WRITER") -> tokens_pb2.CreateApiTokenResponse:
+def create(team: Team, role: str = "WRITER", *scopes: str) -> tokens_pb2.CreateApiTokenResponse:
     """
-    A token of the namespace.
+    A token of the namespace, with all scopes of its role unless some are given.
     """
-    token = tokens_pb2.ApiToken(role=policies_pb2.Policy.Role.Value(f"ROLE_{role}"))
+    token = tokens_pb2.ApiToken(role=policies_pb2.Policy.Role.Value(f"ROLE_{role}"), scopes=scopes)
     token.expire_time.FromSeconds(int(time.time()) + 3600)
     with team.client("ann", *ALL) as ann:
         request = tokens_pb2.CreateApiTokenRequest(parent="namespaces/machines", api_token=token)
@@ -77,15 +82,12 @@ def asks(team: Team, client: modelyard.Client, secret: str) -> dict[str, Callabl
         return "OK"
 
     def as_json() -> Any:
-        connection = http.client.HTTPConnection(team.stack.gateway, timeout=10)
-        try:
-            headers = {"authorization": f"Bearer {secret}"}
-            connection.request("GET", "/v1/namespaces/machines/models/m", headers=headers)
-            response = connection.getresponse()
-            found = json.loads(response.read())
-        finally:
-            connection.close()
-        return "OK" if response.status == 200 else (response.status, found["details"][0]["reason"])
+        status, body = get(team, "/v1/namespaces/machines/models/m", secret)
+        return "OK" if status == 200 else (status, json.loads(body)["details"][0]["reason"])
+
+    def as_bytes() -> Any:
+        status, body = get(team, f"/{asset.name}", secret)
+        return "OK" if body == BYTES else (status, json.loads(body)["code"])
 
     watch = policies_pb2.TestPermissionsRequest(resource="namespaces/machines")
     asset = assets_pb2.GetAssetRequest(name=f"assets/{hashlib.sha256(BYTES).hexdigest()}")
@@ -94,13 +96,27 @@ def asks(team: Team, client: modelyard.Client, secret: str) -> dict[str, Callabl
         "cache": lambda: call(client.models.GetModel, GET),
         "json": as_json,
         "assets": lambda: call(client.assets.GetAsset, asset),
+        "bytes": as_bytes,
     }
+
+
+def get(team: Team, path: str, secret: str) -> tuple[int, bytes]:
+    """
+    A GET at the gateway: status and body.
+    """
+    connection = http.client.HTTPConnection(team.stack.gateway, timeout=10)
+    try:
+        connection.request("GET", path, headers={"authorization": f"Bearer {secret}"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
 
 
 def test_one_token_everywhere(team: Team, tmp_path: Path) -> None:
     """
     The registry, the cache (from its memory) and the asset service accept a token that was created a moment ago, as
-    gRPC and as JSON; after its revocation each refuses it, soon and for good.
+    gRPC and as JSON, and so do paths of bytes; after its revocation each refuses it, soon and for good.
     """
     made = create(team)
     with modelyard.connect(team.stack.gateway, made.secret) as client:
@@ -112,9 +128,8 @@ def test_one_token_everywhere(team: Team, tmp_path: Path) -> None:
         until(lambda: told(client, "GetModel", GET)[1].get("x-cache") == "near")
         revoke(team, made.api_token.name)
         for name, ask in found.items():
-            wanted = (401, "TOKEN_INVALID") if name == "json" else REFUSED
-            until(lambda ask=ask, wanted=wanted: ask() == wanted)  # type: ignore[misc]
-            assert {ask() for _ in range(3)} == {wanted}, name
+            until(lambda ask=ask, name=name: ask() == REFUSED[name])  # type: ignore[misc]
+            assert {ask() for _ in range(3)} == {REFUSED[name]}, name
 
 
 def test_a_reader_writes_nowhere(team: Team, tmp_path: Path) -> None:
@@ -140,7 +155,17 @@ def test_what_nobody_created(team: Team) -> None:
     _, secret = make()
     with modelyard.connect(team.stack.gateway, secret) as client:
         for name, ask in asks(team, client, secret).items():
-            assert ask() == ((401, "TOKEN_INVALID") if name == "json" else REFUSED), name
+            assert ask() == REFUSED[name], name
+
+
+def test_a_token_without_the_scope(team: Team) -> None:
+    """
+    Paths of bytes deny a token that was created without the scope `assets.read`.
+    """
+    secret = create(team, "READER", "registry.read").secret
+    for path in (f"/assets/{64 * '0'}", "/static/machines/none"):
+        status, body = get(team, path, secret)
+        assert (status, json.loads(body)["code"]) == (403, 7)
 
 
 def test_the_last_use_comes_from_every_service(team: Team) -> None:

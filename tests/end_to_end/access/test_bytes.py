@@ -20,7 +20,7 @@ import modelyard
 from embedded.shared import Servers
 from embedded.stack import Stack, StackSettings
 from modelyard.cdn.v1 import assets_pb2, delivery_pb2
-from modelyard.registry.v1 import models_pb2, namespaces_pb2, policies_pb2, versions_pb2
+from modelyard.registry.v1 import models_pb2, namespaces_pb2, policies_pb2, tokens_pb2, versions_pb2
 from modelyard.tokens import mint
 
 SCOPES = ("registry.read", "registry.write", "assets.read", "assets.write", "static.write", "assets.sign")
@@ -164,6 +164,28 @@ def test_paths_of_the_gateway(house: House, subject: str) -> None:
         assert (status, body) == (200, house.data)
         assert "private" in dict(told)["cache-control"]
     assert house.get(f"/{house.name}", subject, "assets.read", "admin")[2] == house.data
+
+
+def test_api_tokens(house: House) -> None:
+    """
+    /assets/ and /static/ answer an API token of the namespace with the bytes, which no shared cache keeps, and one of
+    another namespace as if nothing were there.
+    """
+    eventually(lambda: house.get(house.static, "ann")[0] == 200)
+    other = f"other{os.urandom(3).hex()}"
+    secrets = {}
+    with house.client("ann") as ann:
+        ann.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id=other))
+        for namespace in ("bytes", other):
+            token = tokens_pb2.ApiToken(role=policies_pb2.Policy.ROLE_READER)
+            token.expire_time.FromSeconds(int(time.time()) + 600)
+            request = tokens_pb2.CreateApiTokenRequest(parent=f"namespaces/{namespace}", api_token=token)
+            secrets[namespace] = ann.api_tokens.CreateApiToken(request).secret
+    for path in (f"/{house.name}", house.static):
+        status, told, body = house.get(path, "", authorization=f"Bearer {secrets['bytes']}")
+        assert (status, body) == (200, house.data)
+        assert "private" in dict(told)["cache-control"]
+        assert house.get(path, "", authorization=f"bearer {secrets[other]}")[0] == 404
 
 
 def test_queries_and_encoded_paths(house: House) -> None:

@@ -686,11 +686,10 @@ def post_web(
     return int(trailers["grpc-status"]), trailers.get("grpc-message", "")
 
 
-@pytest.mark.xfail(strict=True, reason="the asset service does not decide by policies yet")
 def test_the_matrix_of_bytes(grounds: Grounds, tmp_path: Path) -> None:
     """
-    Bytes that only a private namespace pins are not there for who may not read it, at `/assets` without a capability
-    and by `Download`; those of a namespace that `everyone` may read are for everybody.
+    Bytes that only a private namespace pins are not there for who may not read it, at `/assets` and by `Download`;
+    those of a namespace that `everyone` may read are for everybody.
     """
     digests = {}
     scopes_ = "assets.read assets.write registry.read registry.write"
@@ -714,7 +713,7 @@ def test_the_matrix_of_bytes(grounds: Grounds, tmp_path: Path) -> None:
             connection.request("GET", f"/assets/{digest}", headers={"authorization": f"Bearer {token}"})
             response = connection.getresponse()
             response.read()
-            if response.status != (200 if place == cells.PUBLIC else 404):
+            if response.status != (200 if caller.role(place) else 404):
                 wrong.append(f"/assets, {caller.subject} in {place}: {response.status}")
             with modelyard.connect(grounds.target("gateway"), token) as client:
                 try:

@@ -54,7 +54,7 @@ def hub_routes(doors: Doors) -> Sequence[Route]:
     repositories, files, listing = Repositories(doors, snapshots), Files(doors, snapshots), Listing(doors)
 
     async def whoami(request: Request) -> Response:
-        caller = doors.known_caller(request)
+        caller = await doors.identified(request)
         name = doors.namespace if caller is None else caller.subject
         write = caller is None or "registry.write" in caller.scopes
         return JSONResponse(
