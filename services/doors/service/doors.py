@@ -90,30 +90,14 @@ class Doors:
             scopes.clear()
         return Identity(token.rpartition("_")[0], frozenset(scopes), float("inf"))
 
-    def caller(self, request: Request) -> Identity | None:
+    async def caller(self, request: Request) -> Identity | None:
         """
-        Who calls, by a JWT; None while access control is off.
-
-        Raises:
-            Unauthenticated: the token is not accepted.
-            Unavailable: the keys to verify it are not available.
+        As `identified`, for what everybody may do: nobody is `ANYBODY`.
         """
         if self.verifier is None:
             return None
         found = token(request)
-        return self.verifier.verify(found) if found else ANYBODY
-
-    def known_caller(self, request: Request) -> Identity | None:
-        """
-        As `caller`, for what nobody may do without a token.
-
-        Raises:
-            Unauthenticated: there is none (TOKEN_MISSING).
-        """
-        found = self.caller(request)
-        if found is ANYBODY:
-            raise _missing()
-        return found
+        return await self.verified(self.verifier, found) if found else ANYBODY
 
 
 def _missing() -> Unauthenticated:

@@ -103,7 +103,7 @@ class Artifacts:
         Raises:
             Unimplemented: always.
         """
-        self._doors.caller(request)
+        await self._doors.caller(request)
         raise Unimplemented(
             "NOT_IMPLEMENTED",
             "this registry does not take artifacts from clients of MLflow: store models with `modelyard versions "

@@ -28,7 +28,7 @@ def mlflow_routes(doors: Doors) -> Sequence[Route]:
     artifacts = Artifacts(doors)
 
     async def server_info(request: Request) -> Response:
-        doors.caller(request)
+        await doors.caller(request)
         return JSONResponse(
             {
                 "store_type": "SqlStore",

@@ -36,7 +36,7 @@ def oci_routes(doors: Doors) -> Sequence[Route]:
         if request.scope[NOBODY]:
             raise Unauthenticated("TOKEN_MISSING", "this needs a token, as the password of a login")
         if found and doors.verifier is not None:
-            doors.verifier.verify(found)
+            await doors.verified(doors.verifier, found)
         return JSONResponse({}, headers={"docker-distribution-api-version": "registry/2.0"})
 
     async def catalog(_request: Request) -> Response:

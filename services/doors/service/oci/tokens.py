@@ -42,7 +42,7 @@ class Tokens:
         GET /v2/token: the password of Basic authentication as a token.
         """
         self._challenge_basic(request)
-        return self._issued(token(request))
+        return await self._issued(token(request))
 
     async def post(self, request: Request) -> Response:
         """
@@ -57,14 +57,14 @@ class Tokens:
         found = form.get(field, [""])[0]
         if not found:
             raise Unauthenticated("TOKEN_MISSING", f"{field} is missing: it is a token of this registry")
-        return self._issued(found, refresh=True)
+        return await self._issued(found, refresh=True)
 
-    def _issued(self, found: str, *, refresh: bool = False) -> Response:
+    async def _issued(self, found: str, *, refresh: bool = False) -> Response:
         seconds = _SECONDS
         if found == _NOBODY:
             found = ""
         if found and self._doors.verifier is not None:
-            left = self._doors.verifier.verify(found).expires - time.time()
+            left = (await self._doors.verified(self._doors.verifier, found)).expires - time.time()
             seconds = int(max(1.0, min(left, _MOST_SECONDS)))
         found = found or _NOBODY
         answer = {"token": found, "access_token": found, "expires_in": seconds}
