@@ -7,8 +7,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from embedded.s3 import BUCKET, S3
@@ -172,12 +174,25 @@ def test_a_name_to_save_it_as(edge: Edge, path: str, query: str, disposition: st
 @pytest.fixture(scope="module")
 def guarded(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Edge, Issuer]]:
     """
-    A gateway that gives bytes to those with a token only.
+    A gateway that gives bytes to those with a token only, and an asset service that lets everybody have them.
     """
     issuer = Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
     tokens = Tokens(AccessMode.ON, ISSUER, AUDIENCE, issuer.file)
-    with scratch() as state, gateway(s3, state, tokens=tokens) as running:
-        yield running, issuer
+    allow = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
+    health = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"\x08\x01")
+    cdn = grpc.server(ThreadPoolExecutor(2))
+    for service, method, handler in (
+        ("envoy.service.auth.v3.Authorization", "Check", allow),
+        ("grpc.health.v1.Health", "Check", health),
+    ):
+        cdn.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    port = cdn.add_insecure_port("127.0.0.1:0")
+    cdn.start()
+    try:
+        with scratch() as state, gateway(s3, state, tokens=tokens, services={"cdn": port}) as running:
+            yield running, issuer
+    finally:
+        cdn.stop(None)
 
 
 def test_who_may_not_read_is_told_nothing(guarded: tuple[Edge, Issuer], path: str) -> None:

@@ -138,12 +138,14 @@ def test_parameters_are_where_the_binding_has_them(document: dict[str, Any]) -> 
         ("query", "model_id"),
         ("query", "request_id"),
         ("query", "validate_only"),
+        ("query", "replace_deleted"),
     ]
     body = create["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/registry.v1.Model"}
     model = document["components"]["schemas"]["registry.v1.Model"]["properties"]
     assert {name for name, schema in model.items() if schema.get("readOnly")} == {
-        *("name", "createTime", "updateTime", "deleteTime", "purgeTime", "latestVersion", "revision")
+        *("name", "createTime", "updateTime", "deleteTime", "purgeTime", "latestVersion", "revision"),
+        *("actor", "activityTime", "aliases", "newest"),
     }
 
 

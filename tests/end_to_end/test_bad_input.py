@@ -182,7 +182,7 @@ def values() -> Iterator[Case]:
         yield unary("models", "CreateModel", create(**{name: text}), f"model.{name}", f"{len(text) // 10**6} MB {name}")
         yield unary("models", "CreateModel", create(**{name: "a\0b"}), f"model.{name}", f"NUL in {name}")
     yield unary("models", "CreateModel", create(parameter_count=-1), "model.parameter_count", "negative count")
-    yield unary("models", "CreateModel", create(labels={"Team": "x"}), "model.labels", "label key")
+    yield unary("models", "CreateModel", create(labels={"te\nam": "x"}), "model.labels", "label key")
     yield unary("models", "CreateModel", create(labels={"team": LONG}), "model.labels", "1 MB label")
     for mask in (["nonsense"], ["revision"], []):
         request = models_pb2.UpdateModelRequest(
@@ -214,7 +214,7 @@ def values() -> Iterator[Case]:
         yield unary(
             "versions", "CreateVersion", creation, f"version.artifacts[0].{field}", f"artifact {field} {path!r}"
         )
-    for alias, version, field in (("Prod", VERSION, "moves[0].alias_id"), ("prod", "x", "moves[0].version")):
+    for alias, version, field in (("pr/od", VERSION, "moves[0].alias_id"), ("prod", "x", "moves[0].version")):
         move = aliases_pb2.MoveAliasesRequest.Move(alias_id=alias, version=version)
         yield unary("aliases", "MoveAliases", aliases_pb2.MoveAliasesRequest(parent=MODEL, moves=[move]), field, field)
     yield unary("aliases", "MoveAliases", aliases_pb2.MoveAliasesRequest(parent=MODEL), "moves", "no moves")

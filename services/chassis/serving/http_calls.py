@@ -72,6 +72,8 @@ class HttpCalls:
         self._verifier = verifier
         self._spans = spans
         self._slow = slow
+        # From the start, for who asks for it before the first request: the autoscaler.
+        metrics.of(UNKNOWN, "GET")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

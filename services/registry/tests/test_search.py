@@ -296,7 +296,6 @@ async def test_words_and_filter(stocked: Registry) -> None:
         ("evaluations.imagenet.top1 > nan", 29),
         ("evaluations.imagenet > 1", 1),
         ("evaluations.imagenet.top1.x > 1", 1),
-        ("labels.Team:x", 1),
         ("labels = x", 8),
         ("create_time > yesterday", 15),
         ("task ~ a", 6),

@@ -305,13 +305,15 @@ class World:
             assert role >= least, f"{what}: tells of {seen}, where the role is {role}"
         self.done[f"{'fresh' if fresh else 'any'}, {'cached' if cached else 'registry'}"] += 1
         if fresh and namespace in self.model.rules:
-            self._check_one(method, self.model.role(caller, namespace), answer, what)
+            # Where there is no namespace, or none that the caller knows of, the registry's policy decides.
+            elsewhere = self.model.role(caller, "nowhere")
+            self._check_one(method, self.model.role(caller, namespace), elsewhere, answer, what)
         elif fresh and not namespace:
             assert not isinstance(answer, grpc.StatusCode), f"{what}: {answer}"
             due = {each for each in self.model.rules if self.model.role(caller, each) >= least} - {"default"}
             assert due <= told or method != "ListNamespaces", f"{what}: nothing of {due - told}"
 
-    def _check_one(self, method: str, role: int, answer: Any, what: str) -> None:
+    def _check_one(self, method: str, role: int, elsewhere: int, answer: Any, what: str) -> None:
         if role >= ABOUT_ONE[method]:
             assert not isinstance(answer, grpc.StatusCode), f"{what}: {answer}, with the role {role}"
         elif role != NONE:
@@ -319,7 +321,9 @@ class World:
         else:
             # Some of the registry's lists are empty where there is nothing.
             is_empty = not isinstance(answer, grpc.StatusCode) and not str(answer)
-            assert is_empty or answer is grpc.StatusCode.NOT_FOUND, f"{what}: {answer}, without a role"
+            denied = NONE < elsewhere < ABOUT_ONE[method] and answer is grpc.StatusCode.PERMISSION_DENIED
+            missing = answer is grpc.StatusCode.NOT_FOUND
+            assert is_empty or missing or denied, f"{what}: {answer}, without a role"
 
     async def _watch(self, caller: Caller, *, fresh: bool) -> Any:
         watch = self._registry.changes.WatchChanges(

@@ -183,6 +183,11 @@ def _below_models() -> Iterator[Message]:
         yield aliases_pb2.ListAliasesRequest(parent=name)
         yield evaluations_pb2.ListEvaluationsRequest(parent=name)
         yield versions_pb2.ResolveVersionRequest(parent=name, reference="latest")
+        yield versions_pb2.GetOciManifestRequest(parent=name, reference="latest")
+        yield versions_pb2.GetOciTagsRequest(parent=name)
+        yield versions_pb2.GetOciBlobRequest(parent=name, digest=f"sha256:{'0' * 64}")
+        yield versions_pb2.SearchVersionsRequest(parent=name)
+    yield versions_pb2.SearchVersionsRequest(parent=PARENT, filter="state = READY", page_size=5)
     for alias in ALIASES:
         yield aliases_pb2.GetAliasRequest(name=f"{MODELS[0]}/aliases/{alias}")
         yield versions_pb2.ResolveVersionRequest(parent=MODELS[0], reference=alias)
