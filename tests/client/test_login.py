@@ -36,6 +36,7 @@ from modelyard.login.provider import discover
 from modelyard.login.server import login_of
 from modelyard.login.token import LoginToken, find
 from modelyard.registry.v1 import namespaces_pb2
+from modelyard.transfer import locks
 from services.chassis.access.roles import PERMISSIONS
 from services.registry.tests.server import running
 from tests.client.commands import Done, new_id, runner
@@ -609,7 +610,7 @@ def test_commands_wait_for_a_refresh(provider: Provider, monkeypatch: pytest.Mon
     """
     server = "http://127.0.0.1:1"
     keep(provider, server, -1)
-    exchange, lock = token._exchange, storage.try_lock
+    exchange, lock = token._exchange, locks.try_lock
     exchanged, goes_on, waits = threading.Event(), threading.Event(), threading.Event()
 
     def held(name: str, found: Credentials) -> Credentials:
