@@ -20,6 +20,8 @@ from modelyard.login.requests import post, post_only
 _T = TypeVar("_T")
 # After a refresh that failed, as long as the token is valid.
 _RETRY_SECONDS = 10.0
+# After it has expired: threads that waited for the one that tried fail with it, and do not wait one after the other.
+_FAILED_SECONDS = 3.0
 
 
 class LoginToken:
@@ -36,6 +38,9 @@ class LoginToken:
         self._credentials = credentials
         self._lock = threading.Lock()
         self._retry = 0.0
+        # Why the token, which has expired, could not be refreshed just now; and until when nobody tries again.
+        self._failure = ""
+        self._failed = 0.0
 
     def __repr__(self) -> str:
         return f"LoginToken({self._server!r})"
@@ -45,7 +50,9 @@ class LoginToken:
         Whether `read` may take long, because the token is to be refreshed.
         """
         now = time.time()
-        return now >= self._credentials.due and (now >= self._credentials.expires or time.monotonic() >= self._retry)
+        if now < self._credentials.due:
+            return False
+        return time.monotonic() >= (self._retry if now < self._credentials.expires else self._failed)
 
     def read(self) -> str:
         """
@@ -63,7 +70,10 @@ class LoginToken:
                     self._refresh()
                 finally:
                     self._lock.release()
-        return self._credentials.access
+        found, failure = self._credentials, self._failure
+        if failure and time.time() >= found.expires:
+            raise LoginError(failure, temporary=True)
+        return found.access
 
     def _refresh(self) -> None:
         # Another thread may have done it meanwhile.
@@ -71,10 +81,15 @@ class LoginToken:
             return
         try:
             self._credentials = uninterrupted(lambda: refreshed(self._server))
-        except LoginError:
-            if time.time() >= self._credentials.expires:
-                raise
-            self._retry = time.monotonic() + _RETRY_SECONDS
+            self._failure = ""
+        except LoginError as error:
+            if time.time() < self._credentials.expires:
+                self._retry = time.monotonic() + _RETRY_SECONDS
+                return
+            if error.temporary:
+                self._failed = time.monotonic() + _FAILED_SECONDS
+                self._failure = str(error)
+            raise
 
 
 def find(server: str) -> LoginToken | None:
@@ -102,8 +117,9 @@ def refreshed(server: str) -> Credentials:
             raise LoginError(f"you have logged out of {server}: run `modelyard login`")
         if time.time() < found.due:
             return found
+        keyring = storage.in_keyring(server)
         fresh = _exchange(server, found)
-        storage.save(server, fresh, keyring=storage.in_keyring(server))
+        storage.save(server, fresh, keyring=keyring)
         return fresh
 
 

@@ -73,7 +73,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
         sweeper = PurgeJob(ModelStore(database), purging, writer)
         await stack.enter_async_context(background_cleanup(log, settings.keep, sweeper, ApiTokenStore(database)))
         forget = every(60.0, Vocabulary(database).forget, "forget words that no model has")
-        manifests = every(60.0, OciJob(writer).fill, "compute manifests of OCI")
+        manifests = every(60.0, OciJob(database, writer).fill, "compute manifests of OCI")
         await stack.enter_async_context(beside(forget, manifests))
         cdn = [Peer(str(each), server.identity) for each in settings.cdn]
         for peer in cdn:

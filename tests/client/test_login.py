@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from modelyard.login.provider import discover
 from modelyard.login.server import login_of
 from modelyard.login.token import LoginToken, find
 from modelyard.registry.v1 import namespaces_pb2
+from modelyard.transfer import locks
 from services.chassis.access.roles import PERMISSIONS
 from services.registry.tests.server import running
 from tests.client.commands import Done, new_id, runner
@@ -506,8 +508,8 @@ def test_processes_refresh_once(provider: Provider) -> None:
 
 def test_a_valid_token_outlives_an_outage(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    While the token is valid, a provider that does not answer is asked again later, and not by each call; a token that
-    has expired is a temporary error.
+    A provider that does not answer is asked again later, and not by each call: while the token is valid they use it;
+    once it has expired they fail at once, with a temporary error.
     """
     server = "http://127.0.0.1:1"
     old = keep(provider, server, 30)
@@ -518,10 +520,16 @@ def test_a_valid_token_outlives_an_outage(provider: Provider, monkeypatch: pytes
     assert provider.calls["/.well-known/openid-configuration"] == 1
     later = time.time() + 31
     monkeypatch.setattr(time, "time", lambda: later)
-    with pytest.raises(LoginError, match="HTTP 503") as error:
-        source.read()
-    assert error.value.temporary
+    for _ in range(3):
+        with pytest.raises(LoginError, match="HTTP 503") as error:
+            source.read()
+        assert error.value.temporary
+        # Nothing to wait for: the event loop itself may ask.
+        assert not source.due()
+    assert provider.calls["/.well-known/openid-configuration"] == 2
     provider.outage = 0
+    soon = time.monotonic() + 31
+    monkeypatch.setattr(time, "monotonic", lambda: soon)
     assert source.read() != old.access
 
 
@@ -564,6 +572,100 @@ def test_a_login_that_ended(provider: Provider, probe: Probe, refreshes: bool) -
         yard.namespaces.ListNamespaces(LIST)
         assert runner(probe.target)("logout").code == 0
     assert len(probe.calls) == 1
+
+
+def test_threads_fail_together(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Threads that waited while one of them asked a provider in vain fail with it, instead of asking one after the other.
+    """
+    server = "http://127.0.0.1:1"
+    keep(provider, server, -1)
+    source = find(server)
+    assert source is not None
+    asked, answers = threading.Event(), threading.Event()
+    attempts: list[str] = []
+
+    def outage(name: str) -> Credentials:
+        attempts.append(name)
+        asked.set()
+        assert answers.wait(30)
+        raise LoginError("nobody answers", temporary=True)
+
+    monkeypatch.setattr(token, "refreshed", outage)
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(source.read) for _ in range(4)]
+        assert asked.wait(30)
+        answers.set()
+        for call in calls:
+            with pytest.raises(LoginError, match="nobody answers"):
+                call.result(30)
+    assert attempts == [server]
+
+
+@pytest.mark.parametrize("command", ["logout", "login"])
+def test_commands_wait_for_a_refresh(provider: Provider, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """
+    A refresh under way neither brings back a login that `logout` ends, whose newest refresh token is revoked, nor
+    replaces one that `login` stores.
+    """
+    server = "http://127.0.0.1:1"
+    keep(provider, server, -1)
+    exchange, lock = token._exchange, locks.try_lock
+    exchanged, goes_on, waits = threading.Event(), threading.Event(), threading.Event()
+
+    def held(name: str, found: Credentials) -> Credentials:
+        fresh = exchange(name, found)
+        exchanged.set()
+        assert goes_on.wait(30)
+        return fresh
+
+    def told(file: Any) -> bool:
+        if not (locked := lock(file)):
+            waits.set()
+        return locked
+
+    def run() -> Done:
+        try:
+            return device_login(provider) if command == "login" else runner("127.0.0.1:1")("logout")
+        finally:
+            waits.set()
+
+    monkeypatch.setattr(token, "_exchange", held)
+    monkeypatch.setattr(storage, "try_lock", told)
+    with ThreadPoolExecutor(2) as threads:
+        refresh = threads.submit(token.refreshed, server)
+        assert exchanged.wait(30)
+        done = threads.submit(run)
+        assert waits.wait(30)
+        goes_on.set()
+        fresh = refresh.result(60)
+        assert done.result(60).code == 0
+    kept = storage.load(server)
+    if command == "logout":
+        assert kept is None
+        assert provider.tokens[fresh.refresh].revoked
+    else:
+        assert kept is not None
+        assert kept.refresh != fresh.refresh
+
+
+def test_a_refresh_keeps_to_the_keyring(provider: Provider, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What was in the keyring before a refresh goes there after it, even if something else has written the file meanwhile.
+    """
+    keyring.set_keyring(MemoryKeyring())
+    server = "http://127.0.0.1:1"
+    keep(provider, server, -1, keyring=True)
+    exchange = token._exchange
+
+    def meanwhile(name: str, found: Credentials) -> Credentials:
+        (home / "credentials.json").write_text('{"logins": {}}')
+        return exchange(name, found)
+
+    monkeypatch.setattr(token, "_exchange", meanwhile)
+    fresh = token.refreshed(server)
+    assert storage.load(server) == fresh
+    assert fresh.refresh not in (home / "credentials.json").read_text()
 
 
 def test_a_provider_that_does_not_rotate(provider: Provider) -> None:

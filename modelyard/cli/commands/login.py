@@ -77,7 +77,9 @@ def login(_yard: Client, args: argparse.Namespace, output: Output) -> None:
         found = browser.log_in(provider, options, _open, args.callback_port)
     else:
         found = device.log_in(provider, options, _show)
-    kept = storage.save(server, found, keyring=not args.no_keyring)
+    # A refresh of the former login that is under way must not replace this one.
+    with storage.refreshing(server):
+        kept = storage.save(server, found, keyring=not args.no_keyring)
     said = claims(found.access) or {}
     facts = {
         "server": server,
@@ -98,16 +100,18 @@ def logout(_yard: Client, args: argparse.Namespace, output: Output) -> None:
     from modelyard.login.token import revoke
 
     server = _server(args)
-    try:
-        found = storage.load(server)
-    except LoginError:
-        # What cannot be used can still be deleted.
-        found = None
-    if not storage.remove(server):
-        output.note(f"you are not logged in to {server}")
-        return
-    if found is not None and not revoke(found):
-        output.note("the provider did not revoke the login: it ends there when it expires")
+    # A refresh that is under way would store the login again, and only its refresh token could still be revoked.
+    with storage.refreshing(server):
+        try:
+            found = storage.load(server)
+        except LoginError:
+            # What cannot be used can still be deleted.
+            found = None
+        if not storage.remove(server):
+            output.note(f"you are not logged in to {server}")
+            return
+        if found is not None and not revoke(found):
+            output.note("the provider did not revoke the login: it ends there when it expires")
     output.note(f"logged out of {server}")
 
 

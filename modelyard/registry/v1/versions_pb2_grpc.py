@@ -284,7 +284,8 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
-        NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+        NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND). A deleted model is
+        not found (MODEL_NOT_FOUND).
         FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
         before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
         accept (OCI_MANIFEST_TOO_LARGE).
@@ -298,7 +299,8 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT  `parent` or `digest` is malformed.
-        NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+        NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND), or none of its READY versions has this blob
+        (BLOB_UNKNOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,7 +312,7 @@ class VersionServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
-        NOT_FOUND         no such model (MODEL_NOT_FOUND).
+        NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -161,7 +161,8 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
-      NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+      NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND). A deleted model is
+                           not found (MODEL_NOT_FOUND).
       FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
                            before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
                            accept (OCI_MANIFEST_TOO_LARGE).
@@ -171,7 +172,8 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT  `parent` or `digest` is malformed.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+      NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND), or none of its READY versions has this blob
+                        (BLOB_UNKNOWN).
     """
     GetOciTags: _grpc.UnaryUnaryMultiCallable[_versions_pb2.GetOciTagsRequest, _versions_pb2.OciTags]
     """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
@@ -179,7 +181,7 @@ class VersionServiceStub:
 
     Errors:
       INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+      NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND).
     """
 
 @_typing.type_check_only
@@ -315,7 +317,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
-      NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+      NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND). A deleted model is
+                           not found (MODEL_NOT_FOUND).
       FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
                            before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
                            accept (OCI_MANIFEST_TOO_LARGE).
@@ -325,7 +328,8 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT  `parent` or `digest` is malformed.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+      NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND), or none of its READY versions has this blob
+                        (BLOB_UNKNOWN).
     """
     GetOciTags: _aio.UnaryUnaryMultiCallable[_versions_pb2.GetOciTagsRequest, _versions_pb2.OciTags]  # type: ignore[assignment]
     """GetOciTags returns the tags of a model's OCI artifacts in the order of their bytes: its aliases, v and the number of
@@ -333,7 +337,7 @@ class VersionServiceAsyncStub(VersionServiceStub):
 
     Errors:
       INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
-      NOT_FOUND         no such model (MODEL_NOT_FOUND).
+      NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND).
     """
 
 class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -538,7 +542,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT     `parent` is malformed, or `reference` is no reference.
-          NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND).
+          NOT_FOUND            as ResolveVersion, or no version has this digest (VERSION_NOT_FOUND). A deleted model is
+                               not found (MODEL_NOT_FOUND).
           FAILED_PRECONDITION  the version is not READY (VERSION_NOT_READY), its digest is not computed yet, because it is from
                                before there were any (OCI_MANIFEST_PENDING), or its manifest would be larger than clients
                                accept (OCI_MANIFEST_TOO_LARGE).
@@ -554,7 +559,8 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT  `parent` or `digest` is malformed.
-          NOT_FOUND         no such model (MODEL_NOT_FOUND), or none of its READY versions has this blob (BLOB_UNKNOWN).
+          NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND), or none of its READY versions has this blob
+                            (BLOB_UNKNOWN).
         """
 
     @_abc_1.abstractmethod
@@ -568,7 +574,7 @@ class VersionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT  `parent` is malformed, `after` is too long, or `limit` is negative.
-          NOT_FOUND         no such model (MODEL_NOT_FOUND).
+          NOT_FOUND         no such model, or deleted (MODEL_NOT_FOUND).
         """
 
 def add_VersionServiceServicer_to_server(servicer: VersionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,7 +6,9 @@ Versions as OCI artifacts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from services.ledger.model.calls import Missing, Read, Write
@@ -28,8 +30,13 @@ from services.registry.store.parents import MODEL
 # Rendering takes 10 ms for a thousand files, which must not block other calls.
 _MANY = 500
 _BATCH = 50
+# About 5,000 files.
+_BATCH_OCTETS = 500_000
 _MOST_BATCHES = 100
 _ACTOR = "modelyard-registry"
+
+# A deleted model has no artifacts.
+_PARENT = f"{MODEL} AND delete_time IS NULL"
 
 
 def _found(name: str, which: str) -> Statement:
@@ -38,7 +45,7 @@ def _found(name: str, which: str) -> Statement:
         f"""
 SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
   FROM {HEAD}
-  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN ({_PARENT}) AS parent ON true
   LEFT JOIN LATERAL (SELECT {rows.VERSION}, versions.oci_facts FROM versions
                       WHERE versions.model = parent.id AND {which}) AS found ON true
 """,
@@ -62,7 +69,7 @@ _FILE = read(
     f"""
 SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.*
   FROM {HEAD}
-  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN ({_PARENT}) AS parent ON true
   LEFT JOIN LATERAL (
     SELECT artifact ->> 0 AS path, (artifact ->> 2)::bigint AS size
       FROM version_digests JOIN versions USING (model, number), jsonb_array_elements(artifacts) AS artifact
@@ -78,7 +85,7 @@ _TAGS = read(
     f"""
 SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.tags
   FROM {HEAD}
-  LEFT JOIN ({MODEL}) AS parent ON true
+  LEFT JOIN ({_PARENT}) AS parent ON true
   LEFT JOIN LATERAL (
     SELECT ARRAY(
         SELECT tag FROM (
@@ -93,16 +100,35 @@ SELECT revision.value AS head, parent.id IS NOT NULL AS has_parent, found.tags
 """,
 )
 
-# The models first, as every writer below them. What somebody else has locked is left for the next batch.
+# Not more than about so many bytes at once; a file has about a hundred. (Their number is in a column that is stored
+# elsewhere when it is large, and that PostgreSQL would have to read for it.)
 _WITHOUT = Statement(
     "oci.without",
     f"""
 SELECT versions.model, models.namespace_id, models.model_id, models.display_name AS model_display_name,
        models.description AS model_description, models.owner, models.license, models.labels AS model_labels,
        models.parameter_count, {rows.VERSION}
-  FROM versions JOIN models ON models.id = versions.model
+  FROM (SELECT model, number, sum(octets) OVER (ORDER BY model, number) - octets AS before
+          FROM (SELECT model, number, octets::bigint AS octets FROM versions
+                 WHERE state = 'READY' AND oci_digest IS NULL AND (model, number) > ($1, $2)
+                 ORDER BY model, number LIMIT {_BATCH}) AS next) AS found
+  JOIN versions ON versions.model = found.model AND versions.number = found.number
+  JOIN models ON models.id = found.model
+ WHERE found.before < {_BATCH_OCTETS}
+ ORDER BY versions.model, versions.number
+""",
+)
+
+# The models first, as every writer below them. What somebody else has locked is left for the next time.
+_STILL_WITHOUT = Statement(
+    "oci.still_without",
+    """
+SELECT versions.model, versions.number
+  FROM unnest($1::bigint[], $2::bigint[]) AS given (model, number)
+  JOIN versions ON versions.model = given.model AND versions.number = given.number
+  JOIN models ON models.id = versions.model
  WHERE versions.state = 'READY' AND versions.oci_digest IS NULL
- ORDER BY versions.model, versions.number LIMIT {_BATCH}
+ ORDER BY versions.model, versions.number
    FOR SHARE OF models SKIP LOCKED FOR NO KEY UPDATE OF versions SKIP LOCKED
 """,
 )
@@ -139,7 +165,7 @@ class OciStore:
             reference: a version of *parent*, or the digest of a manifest.
 
         Raises:
-            Missing: there is no such model, alias or version, or none that is READY.
+            Missing: there is no such model, or it is deleted, or no such alias or version, or none that is READY.
             FailedPrecondition: the version is not READY, or it has no manifest.
         """
         statement, wanted = _statement(reference)
@@ -202,11 +228,17 @@ class OciJob:
     """
     Computes what READY versions lack that were made by another program: an earlier release, or an import.
 
+    Nothing is locked while it computes. Model and version are read by one statement, so that what is stored is of one
+    moment after the version became READY; a change to the model since is one that came after that moment. The files
+    of a READY version do not change, and a version that is deleted, purged or filled meanwhile is left alone.
+
     Args:
+        database: where it reads.
         writer: runs the writes.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
         self._writer = writer
 
     async def fill(self) -> int:
@@ -220,30 +252,51 @@ class OciJob:
             Unavailable: the database does not answer.
         """
         done = 0
+        # What is skipped because it is locked must not come first again.
+        after = (0, 0)
         for _ in range(_MOST_BATCHES):
-            write = Write(_ACTOR, "ComputeOciManifests", "", "", b"")
-            count = (await self._writer.run(write, self._batch, lambda _: b"", None)).value or 0
-            done += count
-            if count < _BATCH:
+            found = await self._database.fetch(_WITHOUT, *after)
+            if not found:
                 break
+            computed = await asyncio.to_thread(_computed, found)
+            write = Write(_ACTOR, "ComputeOciManifests", "", "", b"")
+            done += (await self._writer.run(write, partial(_store, computed), lambda _: b"", None)).value or 0
+            after = (found[-1]["model"], found[-1]["number"])
         return done
 
-    async def _batch(self, transaction: Transaction) -> int:
-        found = await transaction.rows(_WITHOUT)
-        if not found:
-            await transaction.nothing()
-            return 0
-        records: list[list[Any]] = []
-        changes = []
-        for row in found:
-            parent = ModelName(row["namespace_id"], row["model_id"])
-            version = rows.to_version(row, parent)
-            record = await recorded(_model(row), version)
-            records.append([row["model"], row["number"], record.facts, record.digest, record.config_digest])
-            changes.append(Change(str(version.name), ChangeKind.UPDATED))
-        # Nothing for the audit: nobody changed anything.
-        await transaction.last(_RECORD, Journal(changes, []), *map(list, zip(*records, strict=True)))
-        return len(found)
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """
+    What is to be stored with a version.
+    """
+
+    name: VersionName
+    record: OciRecord
+
+
+def _computed(found: Sequence[Row]) -> Mapping[tuple[int, int], _Computed]:
+    computed = {}
+    for row in found:
+        version = rows.to_version(row, ModelName(row["namespace_id"], row["model_id"]))
+        computed[row["model"], row["number"]] = _Computed(version.name, oci.record(_model(row), version))
+    return computed
+
+
+async def _store(computed: Mapping[tuple[int, int], _Computed], transaction: Transaction) -> int:
+    models, numbers = zip(*computed, strict=True)
+    still = await transaction.rows(_STILL_WITHOUT, models, numbers)
+    if not still:
+        await transaction.nothing()
+        return 0
+    changes, records = [], []
+    for model, number in still:
+        each = computed[model, number]
+        changes.append(Change(str(each.name), ChangeKind.UPDATED))
+        records.append([model, number, each.record.facts, each.record.digest, each.record.config_digest])
+    # Nothing for the audit: nobody changed anything.
+    await transaction.last(_RECORD, Journal(changes, []), *map(list, zip(*records, strict=True)))
+    return len(still)
 
 
 async def recorded(model: ModelDraft, version: Version) -> OciRecord:

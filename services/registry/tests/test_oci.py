@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -91,9 +93,36 @@ async def fill(yard: PinSetup) -> int:
     async with open_database(DatabaseSettings(url=yard.registry.database)) as database:
         writer = Writer(database)
         try:
-            return await OciJob(writer).fill()
+            return await OciJob(database, writer).fill()
         finally:
             await writer.close()
+
+
+@asynccontextmanager
+async def filling(yard: PinSetup, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Task[int]]:
+    """
+    The job while it computes its first manifest, which takes until the block ends.
+    """
+    computes, goes_on = threading.Event(), threading.Event()
+    record = oci.record
+
+    def held(model: ModelDraft, version: Version) -> oci.OciRecord:
+        if computes.is_set():
+            return record(model, version)
+        computes.set()
+        if threading.current_thread() is threading.main_thread():
+            raise RuntimeError("manifests are computed in the event loop")
+        goes_on.wait(30)
+        return record(model, version)
+
+    monkeypatch.setattr(oci, "record", held)
+    task = asyncio.create_task(fill(yard))
+    try:
+        assert await asyncio.to_thread(computes.wait, 30)
+        yield task
+    finally:
+        goes_on.set()
+        await asyncio.wait([task])
 
 
 async def forget(yard: PinSetup) -> None:
@@ -276,6 +305,87 @@ async def test_imported_versions_are_filled(yard: PinSetup) -> None:
     assert (await blob(yard, layers[0]["digest"])).content == b"{}"
 
 
+async def test_models_are_not_locked_while_manifests_are_computed(
+    yard: PinSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    While the job computes, its model can be written; what is stored afterwards belongs together.
+    """
+    version = await ready(yard)
+    before = await manifest(yard, "1")
+    await forget(yard)
+    async with filling(yard, monkeypatch) as job:
+        await update(yard.registry, "m", models_pb2.Model(license="gpl-3.0"), ["license"])
+        assert not job.done()
+    assert job.result() == 1
+    # As if it had ended before the update: all of it is of the moment when it read.
+    assert await manifest(yard, "1") == before
+    assert (await yard.get(version.name)).oci_digest == before.digest
+
+
+async def test_a_version_that_is_deleted_meanwhile_is_not_filled(
+    yard: PinSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The job stores nothing with a version that was deleted while it computed, and tells nobody that it changed.
+    """
+    version, other = await ready(yard), await ready(yard, files=1)
+    await forget(yard)
+    async with filling(yard, monkeypatch) as job:
+        await yard.registry.versions.DeleteVersion(pb.DeleteVersionRequest(name=version.name))
+        before = await sql(yard.registry, "SELECT value FROM revision")
+    assert job.result() == 1
+    assert await sql(yard.registry, "SELECT array_agg(number) FROM versions WHERE oci_digest IS NOT NULL") == [2]
+    told = "SELECT array_agg(resource) FROM changes, unnest(resources) AS resource WHERE revision > $1"
+    assert await sql(yard.registry, told, before) == [other.name]
+
+
+async def test_a_version_that_is_filled_meanwhile_is_left_alone(
+    yard: PinSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Of two processes that compute the same manifest, one stores it: a digest that somebody may have read stays.
+    """
+    await ready(yard)
+    await forget(yard)
+    async with filling(yard, monkeypatch) as job:
+        await update(yard.registry, "m", models_pb2.Model(license="gpl-3.0"), ["license"])
+        assert await fill(yard) == 1
+        found = await manifest(yard, "1")
+    assert job.result() == 0
+    assert await manifest(yard, "1") == found
+
+
+async def test_locked_models_do_not_hold_up_others(yard: PinSetup) -> None:
+    """
+    A batch of versions whose model somebody else has locked is skipped: those after it are filled.
+    """
+    for model, count in (("i", 50), ("j", 1)):
+        item = imports_pb2.ImportModelsRequest.Item(model_id=model, versions=[pb.Version() for _ in range(count)])
+        await import_items(yard.registry, [item])
+    async with yard.registry.owner() as connection, connection.transaction():
+        await connection.execute("SELECT FROM models WHERE model_id = 'i' FOR UPDATE")
+        assert await fill(yard) == 1
+    assert await fill(yard) == 50
+
+
+async def test_a_batch_has_few_files(yard: PinSetup) -> None:
+    """
+    Versions with many files are filled a few at a time, so that a batch takes neither long nor much memory.
+    """
+    artifacts = [
+        pb.Artifact(path=f"shards/part-{number:05}.parquet", sha256=f"{number:064x}", size_bytes=1)
+        for number in range(3_000)
+    ]
+    versions = [pb.Version(artifacts=artifacts) for _ in range(4)]
+    await import_items(yard.registry, [imports_pb2.ImportModelsRequest.Item(model_id="i", versions=versions)])
+    # Nobody has these bytes.
+    await sql(yard.registry, "UPDATE versions SET state = 'READY'")
+    before = await sql(yard.registry, "SELECT value FROM revision")
+    assert await fill(yard) == 4
+    assert await sql(yard.registry, "SELECT value FROM revision") - before == 2
+
+
 async def test_a_copy_has_a_digest_of_its_own(yard: PinSetup) -> None:
     """
     The manifest of a copy names its own model and number, and has the layers of the source.
@@ -342,6 +452,26 @@ async def test_what_has_no_manifest(yard: PinSetup) -> None:
         with Failing() as failed:
             await manifest(yard, wrong)
         assert failed.code is grpc.StatusCode.INVALID_ARGUMENT, wrong
+
+
+async def test_a_deleted_model_has_no_artifacts(yard: PinSetup) -> None:
+    """
+    Manifests, blobs and tags of a deleted model are not found, however they are named; it has them again when the
+    deletion is taken back.
+    """
+    version = await ready(yard)
+    await move(yard.registry, "m", ("production", 1))
+    found = await manifest(yard, "latest")
+    config = json.loads(found.content)["config"]["digest"]
+    await yard.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=M))
+    asked: list[Awaitable[Any]] = [manifest(yard, each) for each in ("1", "latest", "production", found.digest)]
+    asked += [blob(yard, each) for each in (f"sha256:{version.artifacts[0].sha256}", config, oci.digest(oci.EMPTY))]
+    for call in (*asked, yard.registry.versions.GetOciTags(pb.GetOciTagsRequest(parent=M))):
+        with Failing() as failed:
+            await call
+        assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    await yard.registry.models.UndeleteModel(models_pb2.UndeleteModelRequest(name=M))
+    assert await manifest(yard, "latest") == found
 
 
 async def test_too_large_a_manifest_is_not_served(yard: PinSetup) -> None:

@@ -365,7 +365,7 @@ async def others(registry: Registry) -> None:
         await large(registry, database)
         await Vocabulary(database).forget()
         writer = Writer(database)
-        await OciJob(writer).fill()
+        await OciJob(database, writer).fill()
         await writer.close()
         await PinReleaseStore(database).take_due()
         await PinReleaseStore(database).delete([PinRelease(1, "", "")])
