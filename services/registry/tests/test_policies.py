@@ -75,7 +75,7 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "ResolveVersion": versions_pb2.ResolveVersionRequest(parent=model, reference="latest"),
         "ListVersions": versions_pb2.ListVersionsRequest(parent=model),
         "UpdateVersion": versions_pb2.UpdateVersionRequest(
-            version=versions_pb2.Version(name=version), update_mask=FieldMask(paths=["stage"])
+            version=versions_pb2.Version(name=version), update_mask=FieldMask(paths=["stage", "lineage"])
         ),
         "FinalizeVersion": versions_pb2.FinalizeVersionRequest(name=version),
         "FailVersion": versions_pb2.FailVersionRequest(name=version),
@@ -230,7 +230,9 @@ async def test_what_may_not_be_read_does_not_exist(guarded: Guarded, hidden: str
     there = await ask(guarded, name, requests(hidden)[name], **guarded.as_("stranger"))
     nowhere = await ask(guarded, name, requests(missing)[name], **guarded.as_("stranger"))
     if name == "TestPermissions":
-        assert there == policies_pb2.TestPermissionsResponse()
+        # What the registry's policy gives everywhere.
+        assert there == nowhere
+        assert "models.write" in there.permissions
         return
     assert isinstance(there, Failure), there
     assert isinstance(nowhere, Failure), nowhere
@@ -261,6 +263,39 @@ async def hidden(guarded: Guarded) -> str:
         assert not isinstance(found_ := await ask(guarded, name, found[name], **ann), Failure), found_
     await guarded.set_policy("namespaces/hidden/policy", private=True, owner="user:ann", reader="group:readers")
     return "hidden"
+
+
+async def test_a_parent_version_that_may_not_be_read_does_not_exist(guarded: Guarded, hidden: str) -> None:
+    """
+    To name a version of a hidden namespace as the parent of one's own, in a new version or in an update, tells nothing
+    about it.
+    """
+    missing = "x" * len(hidden)
+    await guarded.namespace("lineage", "bob")
+    bob, model = guarded.as_("bob"), "namespaces/lineage/models/m"
+    await guarded.registry.models.CreateModel(
+        models_pb2.CreateModelRequest(parent="namespaces/lineage", model_id="m"), **bob
+    )
+    draft = versions_pb2.Version(artifacts=[versions_pb2.Artifact(path="w", sha256=SHA, size_bytes=1)])
+    made = await guarded.registry.versions.CreateVersion(
+        versions_pb2.CreateVersionRequest(parent=model, version=draft), **bob
+    )
+    for name in ("CreateVersion", "UpdateVersion"):
+        found = []
+        for namespace in (hidden, missing):
+            lineage = versions_pb2.Lineage(parent_version=f"namespaces/{namespace}/models/m/versions/1")
+            request: Message = versions_pb2.CreateVersionRequest(
+                parent=model, version=versions_pb2.Version(lineage=lineage)
+            )
+            if name == "UpdateVersion":
+                request = versions_pb2.UpdateVersionRequest(
+                    version=versions_pb2.Version(name=made.name, lineage=lineage),
+                    update_mask=FieldMask(paths=["lineage"]),
+                )
+            failure = await ask(guarded, name, request, **bob)
+            assert isinstance(failure, Failure), failure
+            found.append(said(failure, namespace))
+        assert found[0] == found[1], name
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.NONE])
@@ -458,6 +493,31 @@ async def test_of_whoever_deletes_it(guarded: Guarded) -> None:
         assert [tuple(row) for row in await connection.fetch(policy)] == renewed
         await connection.execute("DELETE FROM namespaces WHERE namespace_id = 'older'")
         assert [tuple(row) for row in await connection.fetch(policy)] == renewed
+
+
+async def test_a_new_namespace_does_not_get_the_bytes_of_an_old_one(guarded: Guarded) -> None:
+    """
+    Who reads a namespace sees what its versions pin: the name of a deleted one is not free before the asset service has
+    released its last pin. Neither are others' pins waited for.
+    """
+    await guarded.namespace("bytes", "ann")
+    registry, ann = guarded.registry, guarded.as_("ann")
+    model = models_pb2.CreateModelRequest(parent="namespaces/bytes", model_id="m")
+    name = (await registry.models.CreateModel(model, **ann)).name
+    draft = versions_pb2.Version(artifacts=[versions_pb2.Artifact(path="w", sha256=SHA, size_bytes=1)])
+    await registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=name, version=draft), **ann)
+    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name), **ann)
+    await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name), **ann)
+    gone = namespaces_pb2.DeleteNamespaceRequest(name="namespaces/bytes")
+    await registry.namespaces.DeleteNamespace(gone, **ann)
+    with Failing() as failed:
+        await guarded.namespace("bytes", "gil")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ALREADY_EXISTS, "NAMESPACE_EXISTS")
+    await guarded.namespace("byte", "gil")
+    async with registry.owner() as connection:
+        # There is no asset service that would confirm it.
+        await connection.execute("DELETE FROM unpins WHERE owner LIKE 'namespaces/bytes/%'")
+    await guarded.namespace("bytes", "gil")
 
 
 async def test_who_creates_a_namespace_owns_it(guarded: Guarded) -> None:
