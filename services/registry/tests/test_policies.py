@@ -4,9 +4,11 @@ Access by namespace: what a policy allows, and that what a caller may not read d
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,12 @@ from modelyard.registry.v1 import (
     tokens_pb2,
     versions_pb2,
 )
+from services.chassis.access.identity import Identity
+from services.chassis.access.policies import Bindings, Policies
 from services.chassis.access.roles import PERMISSIONS, Role
+from services.ledger.model.changes import Change, ChangeKind, Revision
+from services.registry.service import visibility
+from services.registry.service.changes import ChangeService
 from services.registry.tests.guarded import Guarded
 from services.registry.tests.server import Failing, Failure, Registry, failure_of
 
@@ -552,6 +559,64 @@ async def test_a_revocation_holds_for_its_revision(guarded: Guarded) -> None:
         with Failing() as failed:
             await guarded.registry.namespaces.GetNamespace(get, metadata=metadata)
         assert failed.reason == "NAMESPACE_NOT_FOUND"
+
+
+async def test_the_first_policy_waits_for_moves(shared: Registry) -> None:
+    """
+    A move of a protected alias is decided by the policies as they are until it is committed, also where the namespace
+    has none yet: its first policy waits for moves that hold the namespace.
+    """
+    await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="unruled"))
+    request = policies_pb2.SetPolicyRequest(policy=POLICY(name="namespaces/unruled/policy"))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    async with shared.owner() as connection:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM namespaces WHERE namespace_id = 'unruled' FOR SHARE")
+            setting = asyncio.ensure_future(shared.policies.SetPolicy(request))
+            while not setting.done() and not await connection.fetchval(waits):
+                await connection.execute("SELECT pg_stat_clear_snapshot()")
+                await asyncio.sleep(0.01)
+            assert not setting.done()
+        await setting
+
+
+class OneChange:
+    """
+    A change stream with one change.
+
+    Args:
+        revision: the change.
+    """
+
+    def __init__(self, revision: Revision) -> None:
+        self._revision = revision
+
+    async def watch(self, _start: int, _prefix: str, _heartbeat: float) -> AsyncIterator[Revision]:
+        """
+        The change, and no more.
+        """
+        yield self._revision
+
+
+async def test_changes_are_told_by_the_policies_of_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Whether a watcher is told of a change is decided by policies that are at least of its revision: a change after a
+    revocation is not told while the revocation is still to be read.
+    """
+    monkeypatch.setattr(visibility, "identity", lambda: Identity("ann", frozenset(), float("inf")))
+    policies = Policies()
+    reader = Bindings({"user:ann": Role.READER})
+    policies.apply({"cats": reader, "dogs": reader}, complete=True)
+    policies.heard(1, time.monotonic())
+    changes = tuple(Change(f"namespaces/{each}/models/m", ChangeKind.UPDATED) for each in ("cats", "dogs"))
+    feed: Any = OneChange(Revision(2, datetime.now(UTC), changes))
+    context: Any = None
+    told = ChangeService(feed, visibility.Visibility(policies)).WatchChanges(changes_pb2.WatchChangesRequest(), context)
+    first = asyncio.ensure_future(anext(aiter(told)))
+    await asyncio.sleep(0)
+    policies.apply({"cats": None})
+    policies.heard(2, time.monotonic())
+    assert [each.resource for each in (await first).revision.changes] == ["namespaces/dogs/models/m"]
 
 
 async def test_a_deleted_namespace_leaves_no_policy(guarded: Guarded) -> None:
