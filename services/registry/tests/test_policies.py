@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from services.chassis.access.identity import Identity
 from services.chassis.access.policies import Bindings, Policies
 from services.chassis.access.roles import PERMISSIONS, Role
 from services.ledger.model.changes import Change, ChangeKind, Revision
+from services.ledger.model.pages import Query
 from services.registry.service import visibility
 from services.registry.service.changes import ChangeService
 from services.registry.tests.guarded import Guarded
@@ -303,6 +304,57 @@ async def test_a_parent_version_that_may_not_be_read_does_not_exist(guarded: Gua
             assert isinstance(failure, Failure), failure
             found.append(said(failure, namespace))
         assert found[0] == found[1], name
+
+
+async def refusals(guarded: Guarded, name: str, make: Callable[[str], Message], *namespaces: str) -> list[Any]:
+    """
+    What bob is told of a request about each of some namespaces, of which it may read none.
+    """
+    found = []
+    for namespace in namespaces:
+        failure = await ask(guarded, name, make(namespace), **guarded.as_("bob"))
+        assert isinstance(failure, Failure), failure
+        found.append(said(failure, namespace))
+    return found
+
+
+async def test_page_tokens_of_hidden_namespaces(guarded: Guarded, hidden: str) -> None:
+    """
+    A page token, which anybody can compute, is as good in a hidden namespace as in one that does not exist.
+    """
+
+    def request(namespace: str) -> Message:
+        parent = f"namespaces/{namespace}"
+        token = Query("ListModels", (parent, "False"), (str,)).token(("a",))
+        return models_pb2.ListModelsRequest(parent=parent, page_token=token)
+
+    there, nowhere = await refusals(guarded, "ListModels", request, hidden, "x" * len(hidden))
+    assert there == nowhere
+    assert there[0] is grpc.StatusCode.NOT_FOUND
+
+
+async def test_used_request_ids_in_hidden_namespaces(guarded: Guarded, hidden: str) -> None:
+    """
+    A request id that the caller has used for something else is refused in a hidden namespace as in one that does not
+    exist. One that it has used for the same request, when it might, does not get the response of then.
+    """
+    await guarded.namespace("reusing", "bob")
+    bob, missing = guarded.as_("bob"), "x" * len(hidden)
+
+    def request(namespace: str) -> models_pb2.CreateModelRequest:
+        return models_pb2.CreateModelRequest(parent=f"namespaces/{namespace}", model_id="m", request_id="mine")
+
+    made = await guarded.registry.models.CreateModel(request("reusing"), **bob)
+    assert await guarded.registry.models.CreateModel(request("reusing"), **bob) == made
+    there, nowhere = await refusals(guarded, "CreateModel", request, hidden, missing)
+    assert there == nowhere
+    assert there[0] is grpc.StatusCode.ALREADY_EXISTS
+    await guarded.set_policy("namespaces/reusing/policy", private=True)
+    (revoked,) = await refusals(guarded, "CreateModel", request, "reusing")
+    assert revoked[0] is grpc.StatusCode.NOT_FOUND
+    # What was refused has left the id as it was.
+    await guarded.set_policy("namespaces/reusing/policy", private=True, writer="user:bob")
+    assert await guarded.registry.models.CreateModel(request("reusing"), **bob) == made
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.NONE])
