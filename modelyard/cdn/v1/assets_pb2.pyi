@@ -170,7 +170,7 @@ class ListAssetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     owner: _builtins.str
-    """Only assets that this owner references; empty means all."""
+    """Only assets that this owner references; empty means all. A version that the caller may not read references none."""
     page_size: _builtins.int
     """0 means 50; more than 1,000 is taken as 1,000."""
     page_token: _builtins.str

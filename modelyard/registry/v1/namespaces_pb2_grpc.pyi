@@ -39,7 +39,8 @@ class NamespaceServiceStub:
 
     Errors:
       INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-      ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
+      ALREADY_EXISTS    there is such a namespace, or the bytes of a deleted one are still being released, which takes
+                        some minutes (NAMESPACE_EXISTS); or `request_id` was used for another request
                         (REQUEST_ID_REUSED).
     """
     GetNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceRequest, _namespaces_pb2.Namespace]
@@ -84,7 +85,8 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
 
     Errors:
       INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-      ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
+      ALREADY_EXISTS    there is such a namespace, or the bytes of a deleted one are still being released, which takes
+                        some minutes (NAMESPACE_EXISTS); or `request_id` was used for another request
                         (REQUEST_ID_REUSED).
     """
     GetNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceRequest, _namespaces_pb2.Namespace]  # type: ignore[assignment]
@@ -132,7 +134,8 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-          ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
+          ALREADY_EXISTS    there is such a namespace, or the bytes of a deleted one are still being released, which takes
+                            some minutes (NAMESPACE_EXISTS); or `request_id` was used for another request
                             (REQUEST_ID_REUSED).
         """
 

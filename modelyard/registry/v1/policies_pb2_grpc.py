@@ -107,7 +107,8 @@ class PolicyServiceServicer(object):
 
     def TestPermissions(self, request, context):
         """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
-        In a namespace that does not exist for the caller there are none.
+        In a namespace that does not exist for the caller, because there is none or because it may not read it, these are
+        those that the registry's policy gives everywhere.
 
         Errors:
         INVALID_ARGUMENT  `resource` is neither namespaces/{namespace} nor empty, or a permission is unknown.

@@ -66,7 +66,8 @@ class PolicyServiceStub:
     """
     TestPermissions: _grpc.UnaryUnaryMultiCallable[_policies_pb2.TestPermissionsRequest, _policies_pb2.TestPermissionsResponse]
     """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
-    In a namespace that does not exist for the caller there are none.
+    In a namespace that does not exist for the caller, because there is none or because it may not read it, these are
+    those that the registry's policy gives everywhere.
 
     Errors:
       INVALID_ARGUMENT  `resource` is neither namespaces/{namespace} nor empty, or a permission is unknown.
@@ -110,7 +111,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """
     TestPermissions: _aio.UnaryUnaryMultiCallable[_policies_pb2.TestPermissionsRequest, _policies_pb2.TestPermissionsResponse]  # type: ignore[assignment]
     """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
-    In a namespace that does not exist for the caller there are none.
+    In a namespace that does not exist for the caller, because there is none or because it may not read it, these are
+    those that the registry's policy gives everywhere.
 
     Errors:
       INVALID_ARGUMENT  `resource` is neither namespaces/{namespace} nor empty, or a permission is unknown.
@@ -175,7 +177,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.TestPermissionsResponse, _abc.Awaitable[_policies_pb2.TestPermissionsResponse]]:
         """TestPermissions returns those of the given permissions that the caller has in a namespace, or in the registry itself.
-        In a namespace that does not exist for the caller there are none.
+        In a namespace that does not exist for the caller, because there is none or because it may not read it, these are
+        those that the registry's policy gives everywhere.
 
         Errors:
           INVALID_ARGUMENT  `resource` is neither namespaces/{namespace} nor empty, or a permission is unknown.

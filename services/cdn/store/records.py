@@ -64,6 +64,9 @@ SELECT {ASSET}, 400 AS octets FROM (SELECT sha256 FROM pins WHERE owner = $8) AS
 """,
 )
 
+# No owner has this name.
+_NOBODY = ""
+
 # Restarts the grace period, since the caller is about to use the assets; at most every ten minutes, to save writes. The
 # subquery hides the number of digests from the planner, which would choose a sequential scan for a thousand.
 _FIND = Statement(
@@ -247,9 +250,12 @@ class Records:
         A page of the assets that the viewer may see, by digest.
 
         Args:
-            owner: only assets that it pins; empty for all.
+            owner: only assets that it pins; empty for all. A version that the viewer may not read pins nothing: which
+                of the viewer's own uploads are in it would tell what it contains. A static file is as readable as its
+                asset.
         """
-        statement, more = (_LIST_OF_OWNER, [owner]) if owner else (_LIST, [])
+        hidden = owner.startswith("namespaces/") and not viewer.reads(owner)
+        statement, more = (_LIST_OF_OWNER, [_NOBODY if hidden else owner]) if owner else (_LIST, [])
         rows = await self._database.fetch(statement, *after(page, 1), *viewer.parameters, *more)
         return listed(page, rows, ("", ""), to_asset, lambda row: [row["sha256"]])
 

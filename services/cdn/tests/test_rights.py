@@ -350,6 +350,26 @@ async def test_lists_and_totals(guarded: AccessControlled) -> None:
             assert totals.stored_bytes == sum(owners.values())
 
 
+async def test_lists_of_what_a_hidden_version_pins(guarded: AccessControlled) -> None:
+    """
+    Which of the assets that a caller sees are those of a version is not told to whoever may not read the version: the
+    list is that of a version that pins nothing. Of a static file, which is as readable as its asset, it is told.
+    """
+    version = "secret/models/guessed/versions/1"
+    data = await stored(guarded, version, by="mallory")
+    async with guarded.as_("modelyard-registry", "assets.pin") as registry:
+        await registry.assets.Pin(pb.PinRequest(names=[f"assets/{digest(data)}"], owner="static/secret/x"))
+    for who, owner, sees in (
+        ("mallory", f"namespaces/{version}", False),
+        ("mallory", "namespaces/secret/models/guessed/versions/2", False),
+        ("mallory", "static/secret/x", True),
+        ("all", f"namespaces/{version}", True),
+    ):
+        async with guarded.as_(who) as client:
+            listed = await client.assets.ListAssets(pb.ListAssetsRequest(owner=owner))
+        assert [each.sha256 for each in listed.assets] == [digest(data)] * sees, (who, owner)
+
+
 async def test_quotas_tell_nothing(guarded: AccessControlled) -> None:
     """
     An upload for a version that the caller may not read does not tell how much that version holds.

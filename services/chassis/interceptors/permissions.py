@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
+from services.chassis.access.hidden import as_asked, hide
 from services.chassis.access.identity import Identity
 from services.chassis.access.policies import NOWHERE, REGISTRY, Policies
 from services.chassis.access.policy import HEALTH, REFLECTION
@@ -27,7 +28,6 @@ FOLLOWER: Final = "x-modelyard-follower"
 VISIBLE: Final = "visible"
 HIDDEN: Final = "hidden"
 _MIN_REVISION = "x-min-revision"
-_MOST_REQUEST_ID = 128
 _MOST_DIGITS = 20
 
 
@@ -141,9 +141,6 @@ class _Guard:
         other = type(request)()
         other.CopyFrom(request)
         rename(other, hidden)
-        # An earlier response to the same request would tell that the namespace was there.
-        if 0 < len(getattr(other, "request_id", "")) <= _MOST_REQUEST_ID:
-            other.request_id = secrets.token_hex(16)
         return other
 
 
@@ -173,6 +170,7 @@ def _unary(guard: _Guard, proceed: Any) -> Any:
         if revision := guard.ahead(context):
             await guard.reach(revision)
         hidden = guard.hidden(request, caller)
+        hide(hidden)
         if guard.decides:
             tell_visibility(context, HIDDEN if hidden else VISIBLE)
         if not hidden:
@@ -193,6 +191,7 @@ def _response_stream(guard: _Guard, proceed: Any) -> Any:
             if revision := guard.ahead(context):
                 await guard.reach(revision)
             hidden = guard.hidden(request, caller)
+        hide(hidden)
         asked = guard.missing(request, hidden) if hidden else request
         try:
             async with aclosing(proceed(asked, context)) as responses:
@@ -218,6 +217,7 @@ def _both_streams(guard: _Guard, proceed: Any) -> Any:
             async for request in requests:
                 found = {} if caller is None else guard.hidden(request, caller)
                 hidden.update(found)
+                hide(hidden)
                 yield guard.missing(request, found) if found else request
 
         try:
@@ -270,9 +270,7 @@ def _as_asked(error: ModelyardError, hidden: Mapping[str, str]) -> ModelyardErro
     asked = {other: namespace for namespace, other in hidden.items()}
 
     def said(text: str) -> str:
-        for other, namespace in asked.items():
-            text = text.replace(other, namespace)
-        return text
+        return as_asked(text, asked)
 
     error.message = said(error.message)
     error.args = (error.message,)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
+from services.chassis.access.hidden import as_asked
 from services.chassis.checks import MOST_INT64, Checks
 
 T = TypeVar("T")
@@ -71,7 +72,8 @@ class Query:
     def _digest(self, position: bytes) -> bytes:
         digest = blake2b(digest_size=_DIGEST)
         for part in (self.rpc, *self.parts):
-            encoded = part.encode()
+            # Of the query as it was sent: anybody can compute a token.
+            encoded = as_asked(part).encode()
             digest.update(len(encoded).to_bytes(8) + encoded)
         digest.update(position)
         return digest.digest()

@@ -5,12 +5,16 @@ Handling of call metadata that all methods share: reads the caller's metadata, r
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from services.chassis.access.hidden import hidden
+from services.chassis.access.requests import rename
 from services.chassis.errors import InvalidArgument
 from services.chassis.interceptors import caller, current_call, identity, request_id
 from services.chassis.serving.context import Context
@@ -120,7 +124,7 @@ class Mutations:
             AlreadyExists: `request_id` was used for another request.
             FailedPrecondition: the caller has seen a revision that does not exist (REVISION_NOT_REACHED).
         """
-        write = _write(context, request, dry=dry)
+        write = await self._write(context, request, dry=dry)
         answers: list[M] = []
 
         def encode(value: T) -> bytes:
@@ -149,7 +153,7 @@ class Mutations:
         Raises:
             AlreadyExists, FailedPrecondition: as `do`.
         """
-        write = _write(context, request, dry=False)
+        write = await self._write(context, request, dry=False)
         if await self._writer.earlier(write) is None:
             await work(write)
 
@@ -173,11 +177,27 @@ class Mutations:
         Raises:
             AlreadyExists, FailedPrecondition: as `do`.
         """
-        done = await self._writer.earlier(_write(context, request, dry=False))
+        done = await self._writer.earlier(await self._write(context, request, dry=False))
         if done is None or done.answer is None:
             return None
         say_revision(context, done.revision)
         return answer.FromString(done.answer)
+
+    async def _write(self, context: Context, request: Message, *, dry: bool) -> Write:
+        """
+        The metadata of a mutation. In a namespace that is hidden from the caller, a request id that it has used for
+        another request is refused, as in one that does not exist; otherwise the id is replaced, because an earlier
+        response to the same request would tell that the namespace was there.
+
+        Raises:
+            AlreadyExists, FailedPrecondition: as `do`.
+        """
+        write = _write(context, request, dry=dry)
+        if not (hidden() and write.request_id):
+            return write
+        if not dry:
+            await self._writer.earlier(write)
+        return replace(write, request_id=secrets.token_hex(16))
 
 
 def nothing(_written: object) -> Empty:
@@ -204,7 +224,7 @@ def _unwritten(answer: M) -> M:
 def _write(context: Context, request: Message, *, dry: bool) -> Write:
     action = type(request).__name__.removesuffix("Request")
     own: str = getattr(request, "request_id", "")  # imports have no such field
-    content = request.SerializeToString(deterministic=True) if own else b""
+    content = _asked(request).SerializeToString(deterministic=True) if own else b""
     digest = hashlib.sha256(action.encode() + b"\0" + content).digest()
     call = current_call()
     return Write(
@@ -218,6 +238,18 @@ def _write(context: Context, request: Message, *, dry: bool) -> Write:
         identity(),
         break_glass=call is not None and call.break_glass,
     )
+
+
+def _asked(request: Message) -> Message:
+    """
+    A request as it was sent, with the names of hidden namespaces.
+    """
+    if not hidden():
+        return request
+    asked = type(request)()
+    asked.CopyFrom(request)
+    rename(asked, hidden())
+    return asked
 
 
 def subject(_context: Context) -> str:

@@ -31,6 +31,9 @@ class ChangeService(ChangeServiceServicer):
     ) -> AsyncIterator[pb.WatchChangesResponse]:
         async with aclosing(watch_changes(self._feed, request, is_resource_prefix, "namespaces/default")) as events:
             async for event in events:
+                if event.WhichOneof("event") == "revision":
+                    # The stream may be ahead of the policies: a revocation would not hold for what followed it.
+                    await self._visibility.reach(event.revision.revision)
                 if (visible := self._visible(event)) is not None:
                     yield visible
 

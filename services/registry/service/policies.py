@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 from modelyard.registry.v1 import policies_pb2 as pb
 from modelyard.registry.v1.policies_pb2_grpc import PolicyServiceServicer
-from services.chassis.access.policies import REGISTRY, Policies
+from services.chassis.access.policies import NOWHERE, REGISTRY, Policies
 from services.chassis.access.roles import Role
 from services.chassis.checks import Checks
 from services.chassis.interceptors import identity
@@ -94,6 +94,9 @@ class PolicyService(PolicyServiceServicer):
         wanted = check_permissions(checks, "permissions", list(request.permissions))
         checks.raise_if_any()
         caller = identity()
+        if caller is not None and namespace != REGISTRY and self._policies.role(caller, namespace) < Role.READER:
+            # To be told of no permissions would tell that it exists, where the registry's policy gives some everywhere.
+            namespace = NOWHERE
         # While access control is off, everybody may do everything.
         held = wanted if caller is None else [each for each in wanted if self._policies.may(caller, each, namespace)]
         return pb.TestPermissionsResponse(permissions=held)

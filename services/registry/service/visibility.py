@@ -41,6 +41,16 @@ class Visibility:
         """
         return {name: self._policies.hidden_before(name) for name in sorted(readable.names)}
 
+    async def reach(self, revision: int) -> None:
+        """
+        Wait until decisions are those of a revision, or later ones.
+
+        Raises:
+            Unavailable: the policies may be out of date (POLICY_STALE).
+        """
+        if identity() is not None and self._policies.applied < revision:
+            await self._policies.reach(revision)
+
     def sees(self, namespace: str, permission: str, revision: int) -> bool:
         """
         Whether the caller has a permission for what happened in a namespace at a revision.

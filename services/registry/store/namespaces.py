@@ -41,6 +41,20 @@ SELECT {rows.NAMESPACE}, octets FROM namespaces
 """,
 )
 
+# Of two that create it, the second waits, and finds what the first has committed.
+_LOCK_NAME = Statement("namespaces.lock_name", "SELECT pg_advisory_xact_lock(hashtextextended('namespace/' || $1, 0))")
+
+# Both as of one moment: where there is no namespace, every release that its purges have scheduled is visible. '0'
+# follows '/'.
+_TAKEN = Statement(
+    "namespaces.taken",
+    """
+SELECT EXISTS (SELECT FROM namespaces WHERE namespace_id = $1) AS exists,
+       EXISTS (SELECT FROM unpins
+                WHERE owner >= 'namespaces/' || $1 || '/' AND owner < 'namespaces/' || $1 || '0') AS is_pinned
+""",
+)
+
 _CREATE = last(
     "namespaces.create",
     f"""
@@ -132,8 +146,14 @@ class NamespaceStore:
             policy: that the namespace begins with; None for one without bindings.
 
         Raises:
-            AlreadyExists: there is such a namespace.
+            AlreadyExists: there is such a namespace, or there was one and not all of its pins are released: the readers
+                of the new one would see what they pin.
         """
+        await transaction.row(_LOCK_NAME, name.namespace)
+        taken = await transaction.row(_TAKEN, name.namespace)
+        if taken is not None and taken["is_pinned"] and not taken["exists"]:
+            message = f"the bytes of a deleted {name} are still being released: try again in some minutes"
+            raise AlreadyExists("NAMESPACE_EXISTS", str(name), message)
         journal = Journal.created(name, draft.image(), subtree=True)
         bindings = None
         if policy is not None:

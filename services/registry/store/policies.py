@@ -43,8 +43,12 @@ SELECT revision.value AS head, {_COLUMNS}, policies.hidden_before
 """,
 )
 
+# Conflicts with _SHARE_PARENT: where there is no policy yet, there is no row of one to lock.
 _LOCK_PARENT = Statement(
-    "policies.lock_parent", "SELECT namespace_id FROM namespaces WHERE namespace_id = $1 FOR KEY SHARE"
+    "policies.lock_parent", "SELECT namespace_id FROM namespaces WHERE namespace_id = $1 FOR NO KEY UPDATE"
+)
+_SHARE_PARENT = Statement(
+    "policies.share_parent", "SELECT namespace_id FROM namespaces WHERE namespace_id = $1 FOR SHARE"
 )
 # Two writers of a policy that has no row yet would both find none.
 _LOCK = Statement("policies.lock_key", "SELECT pg_advisory_xact_lock(hashtextextended('policy/' || $1, 0))")
@@ -130,6 +134,7 @@ async def policies_now(transaction: Transaction, namespace: str) -> Policies:
     """
     The policies that decide in one namespace, as they are until the transaction ends.
     """
+    await transaction.row(_SHARE_PARENT, namespace)
     found = await transaction.rows(_SHARE, [REGISTRY, namespace])
     policies = Policies(bound=float("inf"))
     policies.apply({row["key"]: _draft(row).bindings() for row in found}, complete=True)

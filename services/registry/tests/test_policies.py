@@ -4,9 +4,11 @@ Access by namespace: what a policy allows, and that what a caller may not read d
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,13 @@ from modelyard.registry.v1 import (
     tokens_pb2,
     versions_pb2,
 )
+from services.chassis.access.identity import Identity
+from services.chassis.access.policies import Bindings, Policies
 from services.chassis.access.roles import PERMISSIONS, Role
+from services.ledger.model.changes import Change, ChangeKind, Revision
+from services.ledger.model.pages import Query
+from services.registry.service import visibility
+from services.registry.service.changes import ChangeService
 from services.registry.tests.guarded import Guarded
 from services.registry.tests.server import Failing, Failure, Registry, failure_of
 
@@ -75,7 +83,7 @@ def requests(namespace: str) -> Mapping[str, Message]:
         "ResolveVersion": versions_pb2.ResolveVersionRequest(parent=model, reference="latest"),
         "ListVersions": versions_pb2.ListVersionsRequest(parent=model),
         "UpdateVersion": versions_pb2.UpdateVersionRequest(
-            version=versions_pb2.Version(name=version), update_mask=FieldMask(paths=["stage"])
+            version=versions_pb2.Version(name=version), update_mask=FieldMask(paths=["stage", "lineage"])
         ),
         "FinalizeVersion": versions_pb2.FinalizeVersionRequest(name=version),
         "FailVersion": versions_pb2.FailVersionRequest(name=version),
@@ -230,7 +238,9 @@ async def test_what_may_not_be_read_does_not_exist(guarded: Guarded, hidden: str
     there = await ask(guarded, name, requests(hidden)[name], **guarded.as_("stranger"))
     nowhere = await ask(guarded, name, requests(missing)[name], **guarded.as_("stranger"))
     if name == "TestPermissions":
-        assert there == policies_pb2.TestPermissionsResponse()
+        # What the registry's policy gives everywhere.
+        assert there == nowhere
+        assert "models.write" in there.permissions
         return
     assert isinstance(there, Failure), there
     assert isinstance(nowhere, Failure), nowhere
@@ -261,6 +271,90 @@ async def hidden(guarded: Guarded) -> str:
         assert not isinstance(found_ := await ask(guarded, name, found[name], **ann), Failure), found_
     await guarded.set_policy("namespaces/hidden/policy", private=True, owner="user:ann", reader="group:readers")
     return "hidden"
+
+
+async def test_a_parent_version_that_may_not_be_read_does_not_exist(guarded: Guarded, hidden: str) -> None:
+    """
+    To name a version of a hidden namespace as the parent of one's own, in a new version or in an update, tells nothing
+    about it.
+    """
+    missing = "x" * len(hidden)
+    await guarded.namespace("lineage", "bob")
+    bob, model = guarded.as_("bob"), "namespaces/lineage/models/m"
+    await guarded.registry.models.CreateModel(
+        models_pb2.CreateModelRequest(parent="namespaces/lineage", model_id="m"), **bob
+    )
+    draft = versions_pb2.Version(artifacts=[versions_pb2.Artifact(path="w", sha256=SHA, size_bytes=1)])
+    made = await guarded.registry.versions.CreateVersion(
+        versions_pb2.CreateVersionRequest(parent=model, version=draft), **bob
+    )
+    for name in ("CreateVersion", "UpdateVersion"):
+        found = []
+        for namespace in (hidden, missing):
+            lineage = versions_pb2.Lineage(parent_version=f"namespaces/{namespace}/models/m/versions/1")
+            request: Message = versions_pb2.CreateVersionRequest(
+                parent=model, version=versions_pb2.Version(lineage=lineage)
+            )
+            if name == "UpdateVersion":
+                request = versions_pb2.UpdateVersionRequest(
+                    version=versions_pb2.Version(name=made.name, lineage=lineage),
+                    update_mask=FieldMask(paths=["lineage"]),
+                )
+            failure = await ask(guarded, name, request, **bob)
+            assert isinstance(failure, Failure), failure
+            found.append(said(failure, namespace))
+        assert found[0] == found[1], name
+
+
+async def refusals(guarded: Guarded, name: str, make: Callable[[str], Message], *namespaces: str) -> list[Any]:
+    """
+    What bob is told of a request about each of some namespaces, of which it may read none.
+    """
+    found = []
+    for namespace in namespaces:
+        failure = await ask(guarded, name, make(namespace), **guarded.as_("bob"))
+        assert isinstance(failure, Failure), failure
+        found.append(said(failure, namespace))
+    return found
+
+
+async def test_page_tokens_of_hidden_namespaces(guarded: Guarded, hidden: str) -> None:
+    """
+    A page token, which anybody can compute, is as good in a hidden namespace as in one that does not exist.
+    """
+
+    def request(namespace: str) -> Message:
+        parent = f"namespaces/{namespace}"
+        token = Query("ListModels", (parent, "False"), (str,)).token(("a",))
+        return models_pb2.ListModelsRequest(parent=parent, page_token=token)
+
+    there, nowhere = await refusals(guarded, "ListModels", request, hidden, "x" * len(hidden))
+    assert there == nowhere
+    assert there[0] is grpc.StatusCode.NOT_FOUND
+
+
+async def test_used_request_ids_in_hidden_namespaces(guarded: Guarded, hidden: str) -> None:
+    """
+    A request id that the caller has used for something else is refused in a hidden namespace as in one that does not
+    exist. One that it has used for the same request, when it might, does not get the response of then.
+    """
+    await guarded.namespace("reusing", "bob")
+    bob, missing = guarded.as_("bob"), "x" * len(hidden)
+
+    def request(namespace: str) -> models_pb2.CreateModelRequest:
+        return models_pb2.CreateModelRequest(parent=f"namespaces/{namespace}", model_id="m", request_id="mine")
+
+    made = await guarded.registry.models.CreateModel(request("reusing"), **bob)
+    assert await guarded.registry.models.CreateModel(request("reusing"), **bob) == made
+    there, nowhere = await refusals(guarded, "CreateModel", request, hidden, missing)
+    assert there == nowhere
+    assert there[0] is grpc.StatusCode.ALREADY_EXISTS
+    await guarded.set_policy("namespaces/reusing/policy", private=True)
+    (revoked,) = await refusals(guarded, "CreateModel", request, "reusing")
+    assert revoked[0] is grpc.StatusCode.NOT_FOUND
+    # What was refused has left the id as it was.
+    await guarded.set_policy("namespaces/reusing/policy", private=True, writer="user:bob")
+    assert await guarded.registry.models.CreateModel(request("reusing"), **bob) == made
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.NONE])
@@ -460,6 +554,31 @@ async def test_of_whoever_deletes_it(guarded: Guarded) -> None:
         assert [tuple(row) for row in await connection.fetch(policy)] == renewed
 
 
+async def test_a_new_namespace_does_not_get_the_bytes_of_an_old_one(guarded: Guarded) -> None:
+    """
+    Who reads a namespace sees what its versions pin: the name of a deleted one is not free before the asset service has
+    released its last pin. Neither are others' pins waited for.
+    """
+    await guarded.namespace("bytes", "ann")
+    registry, ann = guarded.registry, guarded.as_("ann")
+    model = models_pb2.CreateModelRequest(parent="namespaces/bytes", model_id="m")
+    name = (await registry.models.CreateModel(model, **ann)).name
+    draft = versions_pb2.Version(artifacts=[versions_pb2.Artifact(path="w", sha256=SHA, size_bytes=1)])
+    await registry.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=name, version=draft), **ann)
+    await registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name), **ann)
+    await registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name), **ann)
+    gone = namespaces_pb2.DeleteNamespaceRequest(name="namespaces/bytes")
+    await registry.namespaces.DeleteNamespace(gone, **ann)
+    with Failing() as failed:
+        await guarded.namespace("bytes", "gil")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ALREADY_EXISTS, "NAMESPACE_EXISTS")
+    await guarded.namespace("byte", "gil")
+    async with registry.owner() as connection:
+        # There is no asset service that would confirm it.
+        await connection.execute("DELETE FROM unpins WHERE owner LIKE 'namespaces/bytes/%'")
+    await guarded.namespace("bytes", "gil")
+
+
 async def test_who_creates_a_namespace_owns_it(guarded: Guarded) -> None:
     """
     The creator of a namespace is its owner; another caller is not.
@@ -492,6 +611,64 @@ async def test_a_revocation_holds_for_its_revision(guarded: Guarded) -> None:
         with Failing() as failed:
             await guarded.registry.namespaces.GetNamespace(get, metadata=metadata)
         assert failed.reason == "NAMESPACE_NOT_FOUND"
+
+
+async def test_the_first_policy_waits_for_moves(shared: Registry) -> None:
+    """
+    A move of a protected alias is decided by the policies as they are until it is committed, also where the namespace
+    has none yet: its first policy waits for moves that hold the namespace.
+    """
+    await shared.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace_id="unruled"))
+    request = policies_pb2.SetPolicyRequest(policy=POLICY(name="namespaces/unruled/policy"))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    async with shared.owner() as connection:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM namespaces WHERE namespace_id = 'unruled' FOR SHARE")
+            setting = asyncio.ensure_future(shared.policies.SetPolicy(request))
+            while not setting.done() and not await connection.fetchval(waits):
+                await connection.execute("SELECT pg_stat_clear_snapshot()")
+                await asyncio.sleep(0.01)
+            assert not setting.done()
+        await setting
+
+
+class OneChange:
+    """
+    A change stream with one change.
+
+    Args:
+        revision: the change.
+    """
+
+    def __init__(self, revision: Revision) -> None:
+        self._revision = revision
+
+    async def watch(self, _start: int, _prefix: str, _heartbeat: float) -> AsyncIterator[Revision]:
+        """
+        The change, and no more.
+        """
+        yield self._revision
+
+
+async def test_changes_are_told_by_the_policies_of_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Whether a watcher is told of a change is decided by policies that are at least of its revision: a change after a
+    revocation is not told while the revocation is still to be read.
+    """
+    monkeypatch.setattr(visibility, "identity", lambda: Identity("ann", frozenset(), float("inf")))
+    policies = Policies()
+    reader = Bindings({"user:ann": Role.READER})
+    policies.apply({"cats": reader, "dogs": reader}, complete=True)
+    policies.heard(1, time.monotonic())
+    changes = tuple(Change(f"namespaces/{each}/models/m", ChangeKind.UPDATED) for each in ("cats", "dogs"))
+    feed: Any = OneChange(Revision(2, datetime.now(UTC), changes))
+    context: Any = None
+    told = ChangeService(feed, visibility.Visibility(policies)).WatchChanges(changes_pb2.WatchChangesRequest(), context)
+    first = asyncio.ensure_future(anext(aiter(told)))
+    await asyncio.sleep(0)
+    policies.apply({"cats": None})
+    policies.heard(2, time.monotonic())
+    assert [each.resource for each in (await first).revision.changes] == ["namespaces/dogs/models/m"]
 
 
 async def test_a_deleted_namespace_leaves_no_policy(guarded: Guarded) -> None:
