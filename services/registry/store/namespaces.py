@@ -41,6 +41,17 @@ SELECT {rows.NAMESPACE}, octets FROM namespaces
 """,
 )
 
+# Who may see an asset follows from the names of the versions that pin it: the next owner of a name must not get the
+# bytes of the one before. A row of unpins is gone when the asset service has confirmed (docs/adr/0017). '0' follows '/'.
+_TAKEN = Statement(
+    "namespaces.taken",
+    """
+SELECT EXISTS (SELECT FROM namespaces WHERE namespace_id = $1)
+    OR EXISTS (SELECT FROM unpins WHERE owner >= 'namespaces/' || $1 || '/' AND owner < 'namespaces/' || $1 || '0')
+       AS taken
+""",
+)
+
 _CREATE = last(
     "namespaces.create",
     f"""
@@ -132,8 +143,11 @@ class NamespaceStore:
             policy: that the namespace begins with; None for one without bindings.
 
         Raises:
-            AlreadyExists: there is such a namespace.
+            AlreadyExists: there is such a namespace, or one was deleted whose assets are still pinned.
         """
+        row = await transaction.row(_TAKEN, name.namespace)
+        if row is None or row["taken"]:
+            raise _taken(name)
         journal = Journal.created(name, draft.image(), subtree=True)
         bindings = None
         if policy is not None:
@@ -144,7 +158,7 @@ class NamespaceStore:
         try:
             written = await transaction.last(_CREATE, journal, *_columns(name, draft), bindings)
         except asyncpg.UniqueViolationError:
-            raise AlreadyExists("NAMESPACE_EXISTS", str(name)) from None
+            raise _taken(name) from None
         return rows.to_namespace(written[0])
 
     async def update(self, transaction: Transaction, update: NamespaceUpdate) -> Namespace:
@@ -173,6 +187,16 @@ class NamespaceStore:
         check_deletable(name, ModelName(name.namespace, first["model_id"]) if first is not None else None)
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
         await transaction.last(_DELETE, journal, name.namespace)
+
+
+def _taken(name: NamespaceName) -> AlreadyExists:
+    # One text for both, which does not tell whether there is a namespace that the caller may not see.
+    return AlreadyExists(
+        "NAMESPACE_EXISTS",
+        str(name),
+        f"{name} exists already, or was deleted a few minutes ago and its files are still being released: "
+        "choose another namespace_id, or try again in some minutes",
+    )
 
 
 async def _lock(transaction: Transaction, statement: Statement, name: NamespaceName) -> Namespace:
