@@ -136,22 +136,6 @@ def test_a_named_api_token_keeps_its_role(role: Role) -> None:
     assert policies.role(found, "cats") <= Role.READER
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        '{"subject":"token:dogs/0123456789","groups":[],"admin":false}',
-        '{"subject":"token:dogs/0123456789","groups":[],"admin":false,"grant":["dogs",9]}',
-    ],
-)
-def test_an_api_token_without_its_role_is_not_understood(said: str) -> None:
-    """
-    A named API token without a role would have what policies give everybody.
-    """
-    context = cast("Context", SimpleNamespace(values_of=lambda _: [said]))
-    with pytest.raises(ValueError, match=r"role|Role|grant"):
-        caller_of(context)
-
-
 def test_a_set_is_digested_once() -> None:
     """
     A cached read across namespaces neither sorts nor digests what its caller may read, of which there may be thousands.
