@@ -42,7 +42,7 @@ SELECT {rows.NAMESPACE}, octets FROM namespaces
 )
 
 # Who may see an asset follows from the names of the versions that pin it: the next owner of a name must not get the
-# bytes of the one before. A row of unpins is gone when the asset service has confirmed (docs/adr/0017). '0' follows '/'.
+# bytes of the one before. A row of unpins goes when the asset service has confirmed (docs/adr/0017). '0' follows '/'.
 _TAKEN = Statement(
     "namespaces.taken",
     """

@@ -238,6 +238,17 @@ async def test_an_unprotected_alias_moves_as_before(team: Team) -> None:
     await team.move("max", 2, "staging")
 
 
+@pytest.mark.parametrize("alias", ["Production", "9lives", "_v1.2", "prod.eu-west", "a" * 255])
+async def test_every_alias_can_be_protected(team: Team, alias: str) -> None:
+    """
+    Whatever an alias may be called, a rule can name it.
+    """
+    await team.rule(aliases=[alias], required_approvals=1)
+    with Failing() as failed:
+        await team.move("max", 2, alias)
+    assert unmet(failed) == [("APPROVALS", "r")]
+
+
 async def test_a_direct_move_needs_the_approvals(team: Team) -> None:
     """
     A protected alias is not moved directly; the error names the rule and the command that requests a promotion.
@@ -976,7 +987,8 @@ async def test_without_access_control(shared: Registry) -> None:
     [
         ({"name": "namespaces/default"}, "rule.name"),
         ({"aliases": []}, "rule.aliases"),
-        ({"aliases": ["Prod"]}, "rule.aliases[0]"),
+        ({"aliases": ["-prod"]}, "rule.aliases[0]"),
+        ({"aliases": ["a" * 256]}, "rule.aliases[0]"),
         ({"movers": ["ann"]}, "rule.movers"),
         ({"filter": "colour = red"}, "rule.filter"),
         ({"required_approvals": -1}, "rule.required_approvals"),
