@@ -474,6 +474,46 @@ async def test_an_approval_of_an_api_token_does_not_count(team: Team) -> None:
     assert (later.state, missing(later)) == (STATE.STATE_PENDING, [("APPROVALS", "r")])
 
 
+async def replace_model(team: Team, **caller: Any) -> None:
+    """
+    Delete the model, and create another one in its place.
+    """
+    await team.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=team.model), **team.as_("max"))
+    request = models_pb2.CreateModelRequest(parent=f"namespaces/{team.namespace}", model_id="m", replace_deleted=True)
+    await team.registry.models.CreateModel(request, **caller)
+
+
+async def test_replacing_does_not_remove_rules(team: Team) -> None:
+    """
+    A model with rules of its own is replaced by those who may purge it: its rules, which owners set, go with it. One
+    without is replaced by maintainers.
+    """
+    await team.rule("of_all", required_approvals=1)
+    await replace_model(team, **team.as_("max"))
+    await team.rule("of_model", of_model=True, required_approvals=1)
+    with Failing() as failed:
+        await replace_model(team, **team.as_("max"))
+    assert (failed.code, failed.metadata["permission"]) == (grpc.StatusCode.PERMISSION_DENIED, "models.purge")
+    await team.registry.models.UndeleteModel(models_pb2.UndeleteModelRequest(name=team.model), **team.as_("max"))
+    listed = await team.registry.alias_rules.ListAliasRules(
+        alias_rules_pb2.ListAliasRulesRequest(parent=team.model), **team.as_("ann")
+    )
+    assert [each.name.rpartition("/")[2] for each in listed.alias_rules] == ["of_model"]
+    await replace_model(team, **team.as_("ann"))
+
+
+async def test_replacing_by_the_scope_admin_is_marked(team: Team) -> None:
+    """
+    The audit log marks the replacement of a model by a writer whom only the scope `admin` allows to delete it.
+    """
+    await replace_model(team, **team.guarded.as_("will", "registry.read registry.write admin"))
+    entries = await team.audit(resource_prefix=team.model)
+    assert {(each.actor, each.break_glass) for each in entries if each.action == "CreateModel"} == {
+        ("will", False),
+        ("will", True),
+    }
+
+
 async def test_movers(team: Team) -> None:
     """
     A rule's movers move the alias directly, and no other maintainer does; a promotion needs one of them.
