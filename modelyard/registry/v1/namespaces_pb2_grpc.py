@@ -72,8 +72,8 @@ class NamespaceServiceServicer(object):
 
         Errors:
         INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-        ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
-        (REQUEST_ID_REUSED).
+        ALREADY_EXISTS    there is such a namespace, or one was deleted a few minutes ago and its files are still being
+        released (NAMESPACE_EXISTS); or `request_id` was used for another request (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,8 @@ class NamespaceServiceStub:
 
     Errors:
       INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-      ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
-                        (REQUEST_ID_REUSED).
+      ALREADY_EXISTS    there is such a namespace, or one was deleted a few minutes ago and its files are still being
+                        released (NAMESPACE_EXISTS); or `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     GetNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceRequest, _namespaces_pb2.Namespace]
     """GetNamespace returns one namespace.
@@ -84,8 +84,8 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
 
     Errors:
       INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-      ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
-                        (REQUEST_ID_REUSED).
+      ALREADY_EXISTS    there is such a namespace, or one was deleted a few minutes ago and its files are still being
+                        released (NAMESPACE_EXISTS); or `request_id` was used for another request (REQUEST_ID_REUSED).
     """
     GetNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceRequest, _namespaces_pb2.Namespace]  # type: ignore[assignment]
     """GetNamespace returns one namespace.
@@ -132,8 +132,8 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT  `namespace_id` is not [A-Za-z0-9][A-Za-z0-9_-]{0,63}, or a field is out of bounds.
-          ALREADY_EXISTS    there is such a namespace (NAMESPACE_EXISTS), or `request_id` was used for another request
-                            (REQUEST_ID_REUSED).
+          ALREADY_EXISTS    there is such a namespace, or one was deleted a few minutes ago and its files are still being
+                            released (NAMESPACE_EXISTS); or `request_id` was used for another request (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod

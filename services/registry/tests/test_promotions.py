@@ -498,7 +498,7 @@ async def test_replacing_does_not_remove_rules(team: Team) -> None:
     listed = await team.registry.alias_rules.ListAliasRules(
         alias_rules_pb2.ListAliasRulesRequest(parent=team.model), **team.as_("ann")
     )
-    assert [each.name.rpartition("/")[2] for each in listed.alias_rules] == ["of_model"]
+    assert [each.name.rpartition("/")[2] for each in listed.rules] == ["of_model"]
     await replace_model(team, **team.as_("ann"))
 
 
