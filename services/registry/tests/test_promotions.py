@@ -36,6 +36,7 @@ from modelyard.registry.v1 import (
     versions_pb2,
 )
 from services.registry.model.alias_rules import AliasRuleDraft
+from services.registry.store.models import ModelStore
 from services.registry.tests.guarded import Guarded
 from services.registry.tests.server import Failing, Registry
 
@@ -500,6 +501,21 @@ async def test_replacing_does_not_remove_rules(team: Team) -> None:
     )
     assert [each.name.rpartition("/")[2] for each in listed.rules] == ["of_model"]
     await replace_model(team, **team.as_("ann"))
+
+
+async def test_rules_that_come_before_the_replacement(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A model that is deleted with its rules after the permission was asked for is not replaced: the retry asks again.
+    """
+    await team.rule("of_model", of_model=True, required_approvals=1)
+
+    async def none_yet(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(ModelStore, "has_rules", none_yet)
+    with Failing() as failed:
+        await replace_model(team, **team.as_("max"))
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "MODEL_CHANGED")
 
 
 async def test_replacing_by_the_scope_admin_is_marked(team: Team) -> None:
