@@ -382,6 +382,12 @@ async def test_a_namespace_that_is_made_again(yard: PinSetup) -> None:
     refused = failed.message
     for other in ("agai", "again-", "again0"):
         await make(other)
+    # What is owed for neighbors.
+    for owner in ("x-/models/m/versions/1", "x0/models/m/versions/1", "x-a/models/m/versions/1"):
+        await sql(
+            yard.registry, "INSERT INTO unpins (owner, due) VALUES ($1, now() + interval '1h')", f"namespaces/{owner}"
+        )
+    await make("x")
     await yard.settle()
     assert yard.assets.pins == {}
     await make("again")
