@@ -239,7 +239,8 @@ class CreateModelRequest(_message.Message):
     """Validate only: return the response of the real call, but write nothing."""
     replace_deleted: _builtins.bool
     """Where there is a deleted model of that name, purge it first, in the same transaction: as PurgeModel does it, for good,
-    with its versions. Needs the permission to delete models, too. One that is not deleted is MODEL_EXISTS as ever.
+    with its versions. Needs the permission to delete models, too, and that to purge them if the deleted model has rules of
+    its own for its aliases. One that is not deleted is MODEL_EXISTS as ever.
     """
     @_builtins.property
     def model(self) -> Global___Model: ...

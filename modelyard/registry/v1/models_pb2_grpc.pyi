@@ -48,6 +48,8 @@ class ModelServiceStub:
       ALREADY_EXISTS      there is such a model, a deleted one that is not yet purged included (MODEL_EXISTS; one that
                           is deleted does not count with `replace_deleted`), or `request_id` was used for another request
                           (REQUEST_ID_REUSED).
+      PERMISSION_DENIED   with `replace_deleted`, the caller may not delete models, or not purge one that has rules.
+      ABORTED             with `replace_deleted`, a model with rules was deleted meanwhile (MODEL_CHANGED): retry.
       RESOURCE_EXHAUSTED  the namespace's quota of models is used up (MODEL_QUOTA).
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]
@@ -134,6 +136,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
       ALREADY_EXISTS      there is such a model, a deleted one that is not yet purged included (MODEL_EXISTS; one that
                           is deleted does not count with `replace_deleted`), or `request_id` was used for another request
                           (REQUEST_ID_REUSED).
+      PERMISSION_DENIED   with `replace_deleted`, the caller may not delete models, or not purge one that has rules.
+      ABORTED             with `replace_deleted`, a model with rules was deleted meanwhile (MODEL_CHANGED): retry.
       RESOURCE_EXHAUSTED  the namespace's quota of models is used up (MODEL_QUOTA).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]  # type: ignore[assignment]
@@ -223,6 +227,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
           ALREADY_EXISTS      there is such a model, a deleted one that is not yet purged included (MODEL_EXISTS; one that
                               is deleted does not count with `replace_deleted`), or `request_id` was used for another request
                               (REQUEST_ID_REUSED).
+          PERMISSION_DENIED   with `replace_deleted`, the caller may not delete models, or not purge one that has rules.
+          ABORTED             with `replace_deleted`, a model with rules was deleted meanwhile (MODEL_CHANGED): retry.
           RESOURCE_EXHAUSTED  the namespace's quota of models is used up (MODEL_QUOTA).
         """
 

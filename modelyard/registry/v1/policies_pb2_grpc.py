@@ -85,6 +85,7 @@ class PolicyServiceServicer(object):
         INVALID_ARGUMENT  `policy.name` is neither namespaces/{namespace}/policy nor `policy`; a role is unknown; a member
         is none of user:{subject}, group:{name}, authenticated, everyone; there are more than 1,000
         members; or the registry's policy is private.
+        PERMISSION_DENIED the caller is an API token (API_TOKEN): what it gave to others would outlive its revocation.
         NOT_FOUND         no such namespace (NAMESPACE_NOT_FOUND).
         ABORTED           `policy.etag` is not the current one (ETAG_MISMATCH).
         ALREADY_EXISTS    `request_id` was used for another request (REQUEST_ID_REUSED).

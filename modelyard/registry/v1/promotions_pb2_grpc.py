@@ -103,7 +103,7 @@ class PromotionServiceServicer(object):
         Errors:
         INVALID_ARGUMENT     `name` is not namespaces/{namespace}/models/{model}/promotions/{number}.
         NOT_FOUND            no such promotion (PROMOTION_NOT_FOUND), or the version is deleted (VERSION_DELETED).
-        PERMISSION_DENIED    the caller has the role of no rule's approvers (APPROVER_ROLE).
+        PERMISSION_DENIED    the caller has the role of no rule's approvers (APPROVER_ROLE), or is an API token (API_TOKEN).
         FAILED_PRECONDITION  the promotion is not PENDING (PROMOTION_CLOSED); the caller has requested it
         (OWN_PROMOTION); or the version does not satisfy a rule any more (ALIAS_PROTECTED, as in
         CreatePromotion). The approval is not recorded.
@@ -121,7 +121,7 @@ class PromotionServiceServicer(object):
         Errors:
         INVALID_ARGUMENT     `name` is malformed.
         NOT_FOUND            no such promotion (PROMOTION_NOT_FOUND).
-        PERMISSION_DENIED    the caller has the role of no rule's approvers (APPROVER_ROLE).
+        PERMISSION_DENIED    the caller has the role of no rule's approvers (APPROVER_ROLE), or is an API token (API_TOKEN).
         FAILED_PRECONDITION  the promotion is not PENDING (PROMOTION_CLOSED), or the caller has requested it
         (OWN_PROMOTION): cancel it.
         ABORTED              `etag` is not the current one (ETAG_MISMATCH).

@@ -22,7 +22,9 @@ from services.cdn.tests.access_control import AccessControlled, access_controlle
 from services.cdn.tests.calls import chunk, chunks, digest, download, header, some_bytes, stream, upload
 from services.cdn.tests.conftest import World
 from services.cdn.tests.model_files import safetensors, tensor
-from services.chassis.access.behalf import CALLER
+from services.chassis.access.behalf import CALLER, on_behalf_of
+from services.chassis.access.identity import Identity
+from services.chassis.access.roles import Role
 
 SIGN = ("assets.read", "assets.write", "assets.sign", "static.write")
 QUOTA = 100 << 20
@@ -330,6 +332,26 @@ async def test_the_registry_asks_for_its_callers(guarded: AccessControlled) -> N
     async with guarded.as_("mallory") as mallory:
         with pytest.raises(grpc.RpcError):
             await mallory.assets.GetAsset(get, metadata=of("ann"))
+
+
+async def test_the_registry_asks_for_api_tokens(guarded: AccessControlled) -> None:
+    """
+    The registry pins for an API token what the token's own namespace has pinned, although that is private, and nothing
+    of another one.
+    """
+    data = await stored(guarded, "secret/models/m/versions/8")
+
+    def of(namespace: str) -> tuple[tuple[str, str], ...]:
+        return on_behalf_of(
+            Identity(f"token:{namespace}/0123456789", frozenset(), float("inf"), grant=(namespace, Role.WRITER))
+        )
+
+    async with guarded.as_("modelyard-registry", "assets.read", "assets.pin") as registry:
+        pin = pb.PinRequest(names=[f"assets/{digest(data)}"], owner="namespaces/secret/models/m/versions/9")
+        with pytest.raises(grpc.RpcError) as refused:
+            await registry.assets.Pin(pin, metadata=of("vision"))
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        assert (await registry.assets.Pin(pin, metadata=of("secret"))).pinned_count == 1
 
 
 async def test_lists_and_totals(guarded: AccessControlled) -> None:

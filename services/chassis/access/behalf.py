@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from services.chassis.access.identity import ADMIN, Identity
+from services.chassis.access.roles import Role
 from services.chassis.serving.context import Context, values_of
 
 #: The caller of the calling service. It counts only beside the token of a service that may say so.
@@ -22,7 +23,10 @@ def on_behalf_of(caller: Identity | None) -> tuple[tuple[str, str], ...]:
     """
     if caller is None:
         return ()
-    said = {"subject": caller.subject, "groups": sorted(caller.groups), "admin": caller.is_admin}
+    said: dict[str, Any] = {"subject": caller.subject, "groups": sorted(caller.groups), "admin": caller.is_admin}
+    if caller.grant is not None:
+        namespace, role = caller.grant
+        said["grant"] = [namespace, int(role)]
     return ((CALLER, json.dumps(said, separators=(",", ":"))),)
 
 
@@ -45,4 +49,9 @@ def caller_of(context: Context) -> Identity | None:
 def _caller(value: str | bytes) -> Identity:
     said = json.loads(value)
     scopes = frozenset({ADMIN}) if said["admin"] is True else frozenset[str]()
-    return Identity(str(said["subject"]), scopes, float("inf"), frozenset(map(str, said["groups"])))
+    grant = None
+    # An earlier release does not say it: its API tokens see what every caller with a token sees.
+    if "grant" in said:
+        namespace, role = said["grant"]
+        grant = str(namespace), Role(role)
+    return Identity(str(said["subject"]), scopes, float("inf"), frozenset(map(str, said["groups"])), grant)

@@ -4,7 +4,7 @@ The identity of a caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from services.chassis.access.roles import Role
@@ -58,7 +58,14 @@ class Identity:
         """
         The same caller without break-glass access.
         """
-        return Identity(self.subject, self.scopes - {ADMIN}, self.expires, self.groups) if self.is_admin else self
+        return replace(self, scopes=self.scopes - {ADMIN}) if self.is_admin else self
+
+    @property
+    def is_api_token(self) -> bool:
+        """
+        Whether the call was made with an API token: by a machine, whoever made the token.
+        """
+        return self.subject.startswith(API_TOKEN_SUBJECT)
 
     def members(self) -> list[str]:
         """

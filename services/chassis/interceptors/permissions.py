@@ -113,7 +113,7 @@ class _Guard:
                 if role < least:
                     raise denied(permission, namespace)
                 if caller.is_admin and self._policies.breaks_glass(caller, permission, namespace):
-                    _mark_break_glass()
+                    mark_break_glass()
         return hidden
 
     def ahead(self, context: Context) -> int:
@@ -144,7 +144,10 @@ class _Guard:
         return other
 
 
-def _mark_break_glass() -> None:
+def mark_break_glass() -> None:
+    """
+    Record in the audit log that only the scope `admin` allows what the current call does.
+    """
     call = current_call()
     if call is not None:
         call.break_glass = True

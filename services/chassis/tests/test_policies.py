@@ -120,6 +120,22 @@ def test_decisions_about_a_named_caller_are_remembered() -> None:
     assert "cats" not in policies.readable(named("bob"))
 
 
+@pytest.mark.parametrize("role", [Role.READER, Role.WRITER])
+def test_a_named_api_token_keeps_its_role(role: Role) -> None:
+    """
+    A service that calls for an API token names what that has: a private namespace that no policy names it in is visible
+    to it, and elsewhere it writes nothing.
+    """
+    token = Identity("token:dogs/0123456789", *REST, grant=("dogs", role))
+    context = cast("Context", SimpleNamespace(values_of=lambda _: [on_behalf_of(token)[0][1]]))
+    found = caller_of(context)
+    assert found is not None
+    assert (found.subject, found.grant) == (token.subject, token.grant)
+    policies = known(lambda: 0.0)
+    assert "dogs" in policies.readable(found)
+    assert policies.role(found, "cats") <= Role.READER
+
+
 def test_a_set_is_digested_once() -> None:
     """
     A cached read across namespaces neither sorts nor digests what its caller may read, of which there may be thousands.

@@ -23,7 +23,8 @@ from services.registry.model.search.filter_parser import parse_filter
 
 _MOST_PATTERNS = 20
 _MOST_APPROVALS = 20
-_PATTERN = re.compile(r"[a-z*][a-z0-9_*-]{0,62}")
+# ALIAS_ID with stars.
+_PATTERN = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._*-]{0,254}")
 _NAME = re.compile(
     rf"namespaces/({NAMESPACE_ID.pattern})(?:/models/({MODEL_ID.pattern}))?/aliasRules/({ALIAS_ID.pattern})"
 )

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.chassis.access.identity import Identity
+from services.chassis.access.roles import Role
 from services.chassis.checks import MOST_INT64
 from services.chassis.errors import FailedPrecondition, InvalidArgument, UnmetCondition
 from services.ledger.model.changes import Image
@@ -153,23 +154,26 @@ class Promotion:
         others = tuple(each for each in self.reviews if each.subject != review.subject)
         return replace(self, reviews=(*others, review))
 
-    @property
-    def requested_by(self) -> Identity:
+    def requested_by(self, grant: tuple[str, Role] | None) -> Identity:
         """
         The requester, without scopes: what it may do is for the policies to say.
+
+        Args:
+            grant: what it has if it is an API token, see `Identity`; None for all others.
         """
-        return Identity(self.requester, frozenset(), _FOREVER, frozenset(self.groups))
+        return Identity(self.requester, frozenset(), _FOREVER, frozenset(self.groups), grant)
 
     @property
     def approvers(self) -> Sequence[Identity]:
         """
-        Those who have approved it.
+        Those who have approved it: people, no API tokens, whose maker could be anybody.
         """
-        return [
+        people = [
             Identity(each.subject, frozenset(), _FOREVER, frozenset(each.groups))
             for each in self.reviews
             if each.approved
         ]
+        return [each for each in people if not each.is_api_token]
 
     @property
     def alias_name(self) -> AliasName:

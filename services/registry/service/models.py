@@ -62,15 +62,19 @@ class ModelService(ModelServiceServicer):
         draft.check(checks, "model")
         checks.request_id(request.request_id)
         checks.raise_if_any()
-        if replace := request.replace_deleted:
+        replace, with_rules = request.replace_deleted, False
+        if replace:
             self._visibility.demand(parent.namespace, "models.delete")
+            # They go with the model, and owners have set them.
+            if with_rules := await self._models.has_rules(name):
+                self._visibility.demand(parent.namespace, "models.purge")
             if not request.validate_only and (large := await self._purging.find(name)) is not None:
                 await self._mutations.before(context, request, partial(self._purging.empty, large))
         return await self._mutations.do(
             context,
             request,
             pb.Model,
-            lambda tx: self._models.create(tx, name, draft, replace=replace),
+            lambda tx: self._models.create(tx, name, draft, replace=replace, with_rules=with_rules),
             from_model,
             touches=[name],
             dry=request.validate_only,

@@ -12,6 +12,7 @@ from modelyard.registry.v1.policies_pb2_grpc import PolicyServiceServicer
 from services.chassis.access.policies import NOWHERE, REGISTRY, Policies
 from services.chassis.access.roles import Role
 from services.chassis.checks import Checks
+from services.chassis.errors import PermissionDenied
 from services.chassis.interceptors import identity
 from services.chassis.serving.context import Context
 from services.ledger.service.calls import Mutations, reflect
@@ -64,6 +65,11 @@ class PolicyService(PolicyServiceServicer):
         draft.check(checks, "policy", name)
         checks.request_id(request.request_id)
         checks.raise_if_any()
+        if (caller := identity()) is not None and caller.is_api_token:
+            raise PermissionDenied(
+                "API_TOKEN",
+                "an API token cannot set a policy, which would outlive its revocation: sign in to set it",
+            )
         return await self._mutations.do(
             context,
             request,

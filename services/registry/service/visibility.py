@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from services.chassis.access.policies import EVERYTHING, Policies, Readable
 from services.chassis.interceptors import identity
-from services.chassis.interceptors.permissions import denied, tell_visibility
+from services.chassis.interceptors.permissions import denied, mark_break_glass, tell_visibility
 from services.chassis.serving.context import Context
 
 
@@ -63,12 +63,17 @@ class Visibility:
 
     def demand(self, namespace: str, permission: str) -> None:
         """
-        For what a call may do beside what its contract names a permission for.
+        For what a call may do beside what its contract names a permission for. If only the scope `admin` allows it, the
+        audit log says so.
 
         Raises:
             PermissionDenied: the caller has not the permission in a namespace (PERMISSION_DENIED).
             Unavailable: the policies may be out of date (POLICY_STALE).
         """
         caller = identity()
-        if caller is not None and not self._policies.may(caller, permission, namespace):
+        if caller is None:
+            return
+        if not self._policies.may(caller, permission, namespace):
             raise denied(permission, namespace)
+        if self._policies.breaks_glass(caller, permission, namespace):
+            mark_break_glass()

@@ -23,6 +23,7 @@ from services.registry.model.names import AliasName, ModelName, VersionName
 from services.registry.model.promotions import Promotion, PromotionName
 from services.registry.model.search.filter_parser import parse_filter
 from services.registry.store.alias_rules import rules_of
+from services.registry.store.api_tokens import grant_now
 from services.registry.store.policies import policies_now
 from services.registry.store.search.version_filter import satisfies
 
@@ -197,7 +198,9 @@ async def _people(transaction: Transaction, moving: Moving) -> People | None:
     policies = await policies_now(transaction, namespace)
     if promotion is None:
         return People(policies, namespace, identity)
-    return People(policies, namespace, promotion.requested_by, promotion.approvers)
+    # What an API token may do is no matter of the policies, which would give it what everybody may do.
+    grant = await grant_now(transaction, promotion.requester)
+    return People(policies, namespace, promotion.requested_by(grant), promotion.approvers)
 
 
 async def _satisfies(transaction: Transaction, moving: Moving, move: Move, rule: AliasRule) -> bool:

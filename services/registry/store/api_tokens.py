@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from services.chassis.access.api_tokens import LiveToken
+from services.chassis.access.identity import API_TOKEN_SUBJECT
 from services.chassis.access.roles import Role
 from services.chassis.errors import ResourceExhausted
 from services.ledger.model.calls import Missing, Read
@@ -91,6 +92,15 @@ _REVOKE = last(
     RETURNING {_COLUMNS}
 )
 SELECT made.revision AS written, made.* FROM made
+""",
+)
+
+# A revocation waits until the transaction ends.
+_SHARE = Statement(
+    "api_tokens.share",
+    """
+SELECT role FROM api_tokens
+ WHERE namespace_id = $1 AND token_id = $2 AND revoke_time IS NULL AND expire_time > now() FOR SHARE
 """,
 )
 
@@ -241,6 +251,27 @@ class ApiTokenStore:
         """
         count: int = (await self._database.fetch_row(_FORGET, KEPT))["count"]
         return count
+
+
+async def grant_now(transaction: Transaction, subject: str) -> tuple[str, Role] | None:
+    """
+    What an API token may do until the transaction ends, as in `Identity`: no role if it is revoked or has expired.
+
+    Args:
+        subject: of calls with it.
+
+    Returns:
+        None if it is not the subject of an API token.
+    """
+    if not subject.startswith(API_TOKEN_SUBJECT):
+        return None
+    try:
+        name = ApiTokenName.of_subject(subject)
+    except ValueError:
+        # While access control was off, callers said what they liked.
+        return "", Role.NONE
+    row = await transaction.row(_SHARE, name.namespace, name.token)
+    return name.namespace, Role(row["role"]) if row is not None else Role.NONE
 
 
 def _token(row: Row) -> ApiToken:

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from services.chassis.errors import AlreadyExists, InvalidArgument
+from services.chassis.errors import Aborted, AlreadyExists, InvalidArgument
 from services.ledger.model.calls import Missing, Read, check_etag
 from services.ledger.model.changes import ChangeKind, Journal
 from services.ledger.model.pages import Listed, Page
@@ -203,6 +203,17 @@ class Due:
     purge_time: datetime
 
 
+# Those of a deleted model do not change.
+_HAS_RULES = Statement(
+    "models.deleted_with_rules",
+    """
+SELECT EXISTS (SELECT FROM models JOIN alias_rules ON alias_rules.model = models.id
+                WHERE models.namespace_id = $1 AND models.model_id = $2 AND models.delete_time IS NOT NULL) AS found
+""",
+)
+_RULES = Statement("models.rules", "SELECT EXISTS (SELECT FROM alias_rules WHERE model = $1) AS found")
+
+
 class ModelStore:
     """
     Reads and writes models.
@@ -280,22 +291,44 @@ class ModelStore:
         missing = ("NAMESPACE_NOT_FOUND", parent)
         return listed(page, found, missing, rows.to_model, lambda row: [row["model_id"]])
 
+    async def has_rules(self, name: ModelName) -> bool:
+        """
+        Whether there is a deleted model of that name with rules of its own.
+        """
+        return bool((await self._database.fetch_row(_HAS_RULES, name.namespace, name.model))["found"])
+
     async def create(
-        self, transaction: Transaction, name: ModelName, draft: ModelDraft, *, replace: bool = False
+        self,
+        transaction: Transaction,
+        name: ModelName,
+        draft: ModelDraft,
+        *,
+        replace: bool = False,
+        with_rules: bool = False,
     ) -> Model:
         """
         Args:
             replace: purge a deleted model of that name.
+            with_rules: also if it has rules.
 
         Raises:
             Missing: there is no such namespace.
             AlreadyExists: there is such a model.
+            Aborted: since `has_rules` was asked, one with rules was deleted.
             ResourceExhausted: the namespace may not hold more models.
         """
         before = await transaction.row(_LOCK, name.namespace, name.model) if replace else None
         if before is not None:
             if before["delete_time"] is None:
                 raise AlreadyExists("MODEL_EXISTS", str(name))
+            rules = await transaction.row(_RULES, before["id"])
+            if not with_rules and (rules is None or rules["found"]):
+                raise Aborted(
+                    "MODEL_CHANGED",
+                    f"{name} was deleted a moment ago, with rules that protect its aliases: retry",
+                    metadata={"resource": str(name)},
+                    retry_after=0.1,
+                )
             return await self._replace(transaction, before, draft)
         await check_quota(transaction, name.parent, models=1)
         if await transaction.row(_EXISTS, name.namespace, name.model) is not None:

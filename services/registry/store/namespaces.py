@@ -151,9 +151,8 @@ class NamespaceStore:
         """
         await transaction.row(_LOCK_NAME, name.namespace)
         taken = await transaction.row(_TAKEN, name.namespace)
-        if taken is not None and taken["is_pinned"] and not taken["exists"]:
-            message = f"the bytes of a deleted {name} are still being released: try again in some minutes"
-            raise AlreadyExists("NAMESPACE_EXISTS", str(name), message)
+        if taken is None or taken["exists"] or taken["is_pinned"]:
+            raise _taken(name)
         journal = Journal.created(name, draft.image(), subtree=True)
         bindings = None
         if policy is not None:
@@ -164,7 +163,7 @@ class NamespaceStore:
         try:
             written = await transaction.last(_CREATE, journal, *_columns(name, draft), bindings)
         except asyncpg.UniqueViolationError:
-            raise AlreadyExists("NAMESPACE_EXISTS", str(name)) from None
+            raise _taken(name) from None
         return rows.to_namespace(written[0])
 
     async def update(self, transaction: Transaction, update: NamespaceUpdate) -> Namespace:
@@ -193,6 +192,16 @@ class NamespaceStore:
         check_deletable(name, ModelName(name.namespace, first["model_id"]) if first is not None else None)
         journal = Journal.of(name, ChangeKind.DELETED, before.draft.image(), None, subtree=True)
         await transaction.last(_DELETE, journal, name.namespace)
+
+
+def _taken(name: NamespaceName) -> AlreadyExists:
+    # One text for both, which does not tell whether there is a namespace that the caller may not see.
+    return AlreadyExists(
+        "NAMESPACE_EXISTS",
+        str(name),
+        f"{name} exists already, or was deleted a few minutes ago and its files are still being released: "
+        "choose another namespace_id, or try again in some minutes",
+    )
 
 
 async def _lock(transaction: Transaction, statement: Statement, name: NamespaceName) -> Namespace:

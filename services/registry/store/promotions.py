@@ -309,11 +309,17 @@ async def _pending(transaction: Transaction, name: PromotionName, etag: str) -> 
 async def _check_reviewer(transaction: Transaction, key: int, promotion: Promotion) -> None:
     """
     Raises:
-        PermissionDenied: the caller has the role of no rule's approvers.
+        PermissionDenied: the caller is an API token, or has the role of no rule's approvers.
     """
     identity = transaction.write.identity
     if identity is None:
         return
+    if identity.is_api_token:
+        raise PermissionDenied(
+            "API_TOKEN",
+            f"people review promotions, API tokens do not: sign in to review {promotion.name} (docs/promotions.md)",
+            metadata={"resource": str(promotion.name)},
+        )
     name = promotion.name
     rules = await rules_of(transaction, name.parent, key)
     least = least_approver([rule for rule in rules if rule.draft.matches(promotion.alias)])

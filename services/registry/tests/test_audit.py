@@ -119,11 +119,8 @@ async def test_every_write_is_audited_once(registry: Registry) -> None:
             )
             assert audited == told
             # A model that replaces a deleted one is purged and created.
-            twice = await sql(
-                registry,
-                "SELECT count(*) - count(DISTINCT (resource, before IS NULL, after IS NULL)) FROM audit WHERE revision = $1",
-                revision,
-            )
+            kinds = "count(*) - count(DISTINCT (resource, before IS NULL, after IS NULL))"
+            twice = await sql(registry, f"SELECT {kinds} FROM audit WHERE revision = $1", revision)
             assert twice == 0
 
 

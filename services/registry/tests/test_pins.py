@@ -18,7 +18,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.registry.v1 import models_pb2
+from modelyard.registry.v1 import models_pb2, namespaces_pb2
 from modelyard.registry.v1 import versions_pb2 as pb
 from services.chassis.access import ServiceToken
 from services.chassis.clients.channels import Peer
@@ -353,6 +353,48 @@ async def test_a_name_that_is_made_again(yard: PinSetup) -> None:
     await yard.finalize(new.name)
     assert await yard.owed() == 0
     assert yard.assets.pins == {new.name: names(new)}
+
+
+async def test_a_namespace_that_is_made_again(yard: PinSetup) -> None:
+    """
+    A namespace is made again only after the pins of the one before were taken back: who may see assets follows from the
+    names of namespaces. Others are made meanwhile.
+    """
+
+    async def make(namespace: str) -> None:
+        request = namespaces_pb2.CreateNamespaceRequest(namespace_id=namespace)
+        await yard.registry.namespaces.CreateNamespace(request)
+
+    await make("again")
+    model = models_pb2.CreateModelRequest(parent="namespaces/again", model_id="m")
+    name = (await yard.registry.models.CreateModel(model)).name
+    artifact = (await yard.add()).artifacts[0]
+    request = pb.CreateVersionRequest(parent=name, version=pb.Version(artifacts=[artifact]))
+    version = await yard.registry.versions.CreateVersion(request)
+    await yard.finalize(version.name)
+    await yard.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=name))
+    await yard.registry.models.PurgeModel(models_pb2.PurgeModelRequest(name=name))
+    await yard.registry.namespaces.DeleteNamespace(namespaces_pb2.DeleteNamespaceRequest(name="namespaces/again"))
+    assert yard.assets.pins.keys() == {version.name}
+    with Failing() as failed:
+        await make("again")
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ALREADY_EXISTS, "NAMESPACE_EXISTS")
+    refused = failed.message
+    for other in ("agai", "again-", "again0"):
+        await make(other)
+    # What is owed for neighbors.
+    for owner in ("x-/models/m/versions/1", "x0/models/m/versions/1", "x-a/models/m/versions/1"):
+        await sql(
+            yard.registry, "INSERT INTO unpins (owner, due) VALUES ($1, now() + interval '1h')", f"namespaces/{owner}"
+        )
+    await make("x")
+    await yard.settle()
+    assert yard.assets.pins == {}
+    await make("again")
+    # Nobody is told whether a namespace exists that they may not see.
+    with Failing() as failed:
+        await make("again")
+    assert failed.message == refused
 
 
 async def test_an_old_debt_arrives_late(yard: PinSetup) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import itertools
+import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
 import services.registry
@@ -29,9 +32,11 @@ from modelyard.registry.v1 import (
     namespaces_pb2,
     policies_pb2,
     promotions_pb2,
+    tokens_pb2,
     versions_pb2,
 )
 from services.registry.model.alias_rules import AliasRuleDraft
+from services.registry.store.models import ModelStore
 from services.registry.tests.guarded import Guarded
 from services.registry.tests.server import Failing, Registry
 
@@ -108,6 +113,23 @@ class Team:
         """
         request = promotions_pb2.ApprovePromotionRequest(name=promotion.name, **fields)
         return await self.registry.promotions.ApprovePromotion(request, **self.as_(by))
+
+    async def token(self, role: str) -> tokens_pb2.CreateApiTokenResponse:
+        """
+        An API token of the namespace.
+        """
+        token = tokens_pb2.ApiToken(role=ROLE.Role.Value(role), expire_time=Timestamp(seconds=int(time.time()) + 3600))
+        request = tokens_pb2.CreateApiTokenRequest(parent=f"namespaces/{self.namespace}", api_token=token)
+        owner = self.guarded.as_("ann", "registry.read registry.write assets.read assets.write")
+        return await self.registry.api_tokens.CreateApiToken(request, **owner)
+
+    async def request_with(self, secret: str) -> promotions_pb2.Promotion:
+        """
+        Request a promotion of `production` with an API token.
+        """
+        promotion = promotions_pb2.Promotion(alias_id="production", version=self.version(2))
+        request = promotions_pb2.CreatePromotionRequest(parent=self.model, promotion=promotion)
+        return await self.registry.promotions.CreatePromotion(request, **bearer(secret))
 
     async def get(self, promotion: promotions_pb2.Promotion) -> promotions_pb2.Promotion:
         """
@@ -195,6 +217,13 @@ def unmet(failure: Failing) -> list[tuple[str, str]]:
     return [(each.type, each.subject.rpartition("/")[2]) for each in found.violations]
 
 
+def bearer(secret: str) -> dict[str, Any]:
+    """
+    The arguments of a call with an API token.
+    """
+    return {"metadata": [("authorization", f"Bearer {secret}")]}
+
+
 def missing(promotion: promotions_pb2.Promotion) -> list[tuple[str, str]]:
     """
     What a promotion waits for.
@@ -208,6 +237,17 @@ async def test_an_unprotected_alias_moves_as_before(team: Team) -> None:
     """
     await team.rule(aliases=["production"], required_approvals=1)
     await team.move("max", 2, "staging")
+
+
+@pytest.mark.parametrize("alias", ["Production", "9lives", "_v1.2", "prod.eu-west", "a" * 255])
+async def test_every_alias_can_be_protected(team: Team, alias: str) -> None:
+    """
+    Whatever an alias may be called, a rule can name it.
+    """
+    await team.rule(aliases=[alias], required_approvals=1)
+    with Failing() as failed:
+        await team.move("max", 2, alias)
+    assert unmet(failed) == [("APPROVALS", "r")]
 
 
 async def test_a_direct_move_needs_the_approvals(team: Team) -> None:
@@ -362,6 +402,132 @@ async def test_a_group_approves(team: Team) -> None:
     request = promotions_pb2.ApprovePromotionRequest(name=promotion.name)
     done = await team.registry.promotions.ApprovePromotion(request, **team.as_("rita", groups=["release"]))
     assert done.state == STATE.STATE_DONE
+
+
+async def test_an_api_token_requests_with_its_own_role(team: Team) -> None:
+    """
+    A writer's token does not move the alias where everybody else may; a maintainer's does where nobody else may.
+    """
+    # Not private: by the first policy of the registry, everyone is a maintainer.
+    await team.guarded.set_policy(f"namespaces/{team.namespace}/policy", owner="user:ann", maintainer="user:max")
+    promotion = await team.request_with((await team.token("ROLE_WRITER")).secret)
+    assert (promotion.state, missing(promotion)) == (STATE.STATE_PENDING, [("MOVER", "production")])
+    assert await team.production() == 1
+    await team.registry.promotions.CancelPromotion(
+        promotions_pb2.CancelPromotionRequest(name=promotion.name), **team.as_("max")
+    )
+    await team.policy()
+    assert (await team.request_with((await team.token("ROLE_MAINTAINER")).secret)).state == STATE.STATE_DONE
+    assert await team.production() == 2
+
+
+async def test_a_revoked_token_does_not_move(team: Team) -> None:
+    """
+    What a maintainer's token has requested does not move the alias by its role once the token is revoked.
+    """
+    await team.rule(required_approvals=1, mover_role=ROLE.ROLE_MAINTAINER, approver_role=ROLE.ROLE_WRITER)
+    token = await team.token("ROLE_MAINTAINER")
+    promotion = await team.request_with(token.secret)
+    assert missing(promotion) == [("APPROVALS", "r")]
+    await team.registry.api_tokens.RevokeApiToken(
+        tokens_pb2.RevokeApiTokenRequest(name=token.api_token.name), **team.as_("ann")
+    )
+    later = await team.approve("will", promotion)
+    assert (later.state, missing(later)) == (STATE.STATE_PENDING, [("MOVER", "production"), ("MOVER", "r")])
+    assert await team.production() == 1
+
+
+async def test_an_api_token_is_no_second_person(team: Team) -> None:
+    """
+    An API token neither approves nor rejects, whatever its role: its maker could be the requester.
+    """
+    await team.rule(required_approvals=1)
+    promotion = await team.request("ann")
+    secret = (await team.token("ROLE_OWNER")).secret
+    method: Any
+    for method, request in (
+        (team.registry.promotions.ApprovePromotion, promotions_pb2.ApprovePromotionRequest(name=promotion.name)),
+        (team.registry.promotions.RejectPromotion, promotions_pb2.RejectPromotionRequest(name=promotion.name)),
+    ):
+        with Failing() as failed:
+            await method(request, **bearer(secret))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.PERMISSION_DENIED, "API_TOKEN")
+    assert (await team.get(promotion)).state == STATE.STATE_PENDING
+
+
+async def test_an_approval_of_an_api_token_does_not_count(team: Team) -> None:
+    """
+    Nor does one that an earlier release has stored, although everybody would have the role.
+    """
+    await team.rule(required_approvals=2)
+    promotion = await team.request("will")
+    token = (await team.token("ROLE_OWNER")).api_token.name.rpartition("/")[2]
+    review = {"subject": f"token:{team.namespace}/{token}", "groups": [], "approved": True, "comment": ""}
+    async with team.registry.owner() as connection:
+        await connection.execute(
+            "UPDATE promotions SET reviews = jsonb_build_array($1::jsonb || jsonb_build_object('time', now()))"
+            " WHERE namespace_id = $2",
+            json.dumps(review),
+            team.namespace,
+        )
+    await team.policy(maintainer="authenticated")
+    later = await team.approve("max", promotion)
+    assert (later.state, missing(later)) == (STATE.STATE_PENDING, [("APPROVALS", "r")])
+
+
+async def replace_model(team: Team, **caller: Any) -> None:
+    """
+    Delete the model, and create another one in its place.
+    """
+    await team.registry.models.DeleteModel(models_pb2.DeleteModelRequest(name=team.model), **team.as_("max"))
+    request = models_pb2.CreateModelRequest(parent=f"namespaces/{team.namespace}", model_id="m", replace_deleted=True)
+    await team.registry.models.CreateModel(request, **caller)
+
+
+async def test_replacing_does_not_remove_rules(team: Team) -> None:
+    """
+    A model with rules of its own is replaced by those who may purge it: its rules, which owners set, go with it. One
+    without is replaced by maintainers.
+    """
+    await team.rule("of_all", required_approvals=1)
+    await replace_model(team, **team.as_("max"))
+    await team.rule("of_model", of_model=True, required_approvals=1)
+    with Failing() as failed:
+        await replace_model(team, **team.as_("max"))
+    assert (failed.code, failed.metadata["permission"]) == (grpc.StatusCode.PERMISSION_DENIED, "models.purge")
+    await team.registry.models.UndeleteModel(models_pb2.UndeleteModelRequest(name=team.model), **team.as_("max"))
+    listed = await team.registry.alias_rules.ListAliasRules(
+        alias_rules_pb2.ListAliasRulesRequest(parent=team.model), **team.as_("ann")
+    )
+    assert [each.name.rpartition("/")[2] for each in listed.rules] == ["of_model"]
+    await replace_model(team, **team.as_("ann"))
+
+
+async def test_rules_that_come_before_the_replacement(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A model that is deleted with its rules after the permission was asked for is not replaced: the retry asks again.
+    """
+    await team.rule("of_model", of_model=True, required_approvals=1)
+
+    async def none_yet(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(ModelStore, "has_rules", none_yet)
+    with Failing() as failed:
+        await replace_model(team, **team.as_("max"))
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "MODEL_CHANGED")
+
+
+async def test_replacing_by_the_scope_admin_is_marked(team: Team) -> None:
+    """
+    The audit log marks the replacement of a model by a writer whom only the scope `admin` allows to delete it.
+    """
+    await replace_model(team, **team.guarded.as_("will", "registry.read registry.write admin"))
+    entries = await team.audit(resource_prefix=team.model)
+    assert {(each.actor, each.break_glass) for each in entries if each.action == "CreateModel"} == {
+        ("will", False),
+        ("will", True),
+    }
 
 
 async def test_movers(team: Team) -> None:
@@ -877,7 +1043,8 @@ async def test_without_access_control(shared: Registry) -> None:
     [
         ({"name": "namespaces/default"}, "rule.name"),
         ({"aliases": []}, "rule.aliases"),
-        ({"aliases": ["Prod"]}, "rule.aliases[0]"),
+        ({"aliases": ["-prod"]}, "rule.aliases[0]"),
+        ({"aliases": ["a" * 256]}, "rule.aliases[0]"),
         ({"movers": ["ann"]}, "rule.movers"),
         ({"filter": "colour = red"}, "rule.filter"),
         ({"required_approvals": -1}, "rule.required_approvals"),

@@ -292,6 +292,22 @@ async def test_an_expired_token_is_refused(guarded: Guarded) -> None:
     assert found.state == TOKEN.STATE_EXPIRED
 
 
+async def test_tokens_set_no_policies(guarded: Guarded) -> None:
+    """
+    An owner's token does not say who may do what: that would outlive its revocation.
+    """
+    owner = await create(guarded, ROLE.ROLE_OWNER)
+    name = "namespaces/team/policy"
+    before = await guarded.registry.policies.GetPolicy(policies_pb2.GetPolicyRequest(name=name), **with_(owner.secret))
+    bindings = [*before.bindings, ROLE.Binding(role=ROLE.ROLE_OWNER, members=["user:mallory"])]
+    request = policies_pb2.SetPolicyRequest(policy=ROLE(name=name, bindings=bindings))
+    with Failing() as failed:
+        await guarded.registry.policies.SetPolicy(request, **with_(owner.secret))
+    assert (failed.code, failed.reason) == (grpc.StatusCode.PERMISSION_DENIED, "API_TOKEN")
+    after = await guarded.registry.policies.GetPolicy(policies_pb2.GetPolicyRequest(name=name), **guarded.as_("ann"))
+    assert after == before
+
+
 async def test_unknown_tokens(guarded: Guarded) -> None:
     """
     A typo is told by the checksum, what has another form by its form, and what never existed is refused.
