@@ -69,7 +69,7 @@ class Snapshots:
         The version that a revision names: a commit id or its beginning, `main`, an alias, `v3` or `3`.
 
         Raises:
-            NotFound: no version has that name (VERSION_NOT_FOUND).
+            NotFound: no READY version has that name (VERSION_NOT_FOUND), or the model is deleted (MODEL_NOT_FOUND).
             grpc.aio.AioRpcError: as the registry answered.
         """
         if not COMMIT.fullmatch(revision):
@@ -93,6 +93,9 @@ class Snapshots:
             version = await self._numbered(model, commits.number(revision), revision, token)
         else:
             version = await self._named(model, commits, revision, token)
+        # Clients keep what a commit id names for ever: the files of a version that is not READY may still change.
+        if version is not None and version.state != version.STATE_READY:
+            raise no_revision(model.name, revision)
         number = 0 if version is None else version.number
         return Snapshot(model, version, commits.of(number), _tree(version))
 
