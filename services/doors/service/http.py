@@ -43,8 +43,13 @@ HTTP_STATUS: Final = {
 }
 _MOST_BODY = 1 << 20
 _BODY_SECONDS = 30.0
-_TOO_LARGE, _TOO_SLOW = "BODY_TOO_LARGE", "BODY_TOO_SLOW"
-_BODY_STATUS: Final = {_TOO_LARGE: 413, _TOO_SLOW: 408}
+_HANDLER_SECONDS = 60.0
+#: The registry's reason for a search that asks for too much.
+SEARCH_TOO_SLOW: Final = "SEARCH_TOO_SLOW"
+#: The reason of a request that took too long.
+TOO_SLOW: Final = "REQUEST_TOO_SLOW"
+_TOO_LARGE, _BODY_TOO_SLOW = "BODY_TOO_LARGE", "BODY_TOO_SLOW"
+_BODY_STATUS: Final = {_TOO_LARGE: 413, _BODY_TOO_SLOW: 408}
 _MOST_SEGMENT = 4096
 
 
@@ -63,7 +68,11 @@ def route(path: str, name: str, handler: Handler, render: Render, methods: Seque
     async def answer(request: Request) -> Response:
         request.scope[ROUTE] = name
         try:
-            return await handler(request)
+            # The gateway sets none, for the sake of large bodies, and a client that hangs up ends no handler.
+            async with asyncio.timeout(_HANDLER_SECONDS):
+                return await handler(request)
+        except TimeoutError:
+            return render(request, _deadline())
         except ModelyardError as error:
             return render(request, _problem(error))
         except grpc.aio.AioRpcError as error:
@@ -157,7 +166,7 @@ async def body(request: Request, most: int = _MOST_BODY) -> bytes:
                     raise _too_large(most)
                 parts.append(part)
     except TimeoutError:
-        text = f"{_TOO_SLOW}: the body did not arrive within {_BODY_SECONDS:g} s"
+        text = f"{_BODY_TOO_SLOW}: the body did not arrive within {_BODY_SECONDS:g} s"
         raise InvalidArgument.of("body", text) from None
     return b"".join(parts)
 
@@ -186,11 +195,22 @@ def status_of(problem: Problem) -> int:
     for begins, status in _BODY_STATUS.items():
         if any(each.description.startswith(begins) for each in problem.violations):
             return status
+    if problem.reason == SEARCH_TOO_SLOW:
+        # It is the search that has to change. Clients repeat what is answered 5xx.
+        return 400
     return HTTP_STATUS.get(problem.code, 500)
 
 
 def _too_large(most: int) -> InvalidArgument:
     return InvalidArgument.of("body", f"{_TOO_LARGE}: the body is larger than {most} bytes")
+
+
+def _deadline() -> Problem:
+    return Problem(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        f"the request took longer than {_HANDLER_SECONDS:g} s: ask for less at once",
+        TOO_SLOW,
+    )
 
 
 def _problem(error: ModelyardError) -> Problem:

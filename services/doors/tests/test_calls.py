@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.registry.v1 import models_pb2, versions_pb2
+from modelyard.registry.v1 import models_pb2, namespaces_pb2, versions_pb2
 from services.doors.tests.fakes import Fake, ask
 
 VERSION = "/api/2.0/mlflow/model-versions"
@@ -38,3 +38,59 @@ def test_a_deleted_model_has_no_files(method: str, path: str, body: bytes) -> No
     assert ask(Fake(**answers), method, path, body)[0] < 400
     model.delete_time.GetCurrentTime()
     assert ask(Fake(**answers), method, path, body)[0] == 404
+
+
+def following(fake: Fake, path: str) -> list[tuple[dict[str, str], Any]]:
+    """
+    Headers and bodies of a list's pages, each by the link of the one before.
+    """
+    pages = []
+    while path:
+        status, headers, body = ask(fake, "GET", path)
+        assert status == 200
+        pages.append((headers, body))
+        path = headers.get("link", "").partition(">")[0].partition("yard")[2]
+    return pages
+
+
+def test_a_list_of_models_asks_a_few_namespaces_at_once() -> None:
+    """
+    One request searches at most 50 namespaces, and links to the rest, though it found nothing.
+    """
+    asked: list[str] = []
+
+    def search(request: models_pb2.SearchModelsRequest) -> models_pb2.SearchModelsResponse:
+        asked.append(request.parent)
+        return models_pb2.SearchModelsResponse()
+
+    namespaces = [namespaces_pb2.Namespace(name=f"namespaces/n{number:03}") for number in range(120)]
+    fake = Fake(ListNamespaces=namespaces_pb2.ListNamespacesResponse(namespaces=namespaces), SearchModels=search)
+    ask(fake, "GET", "/api/models")
+    assert len(asked) == 50
+    asked.clear()
+    assert [body for _, body in following(fake, "/api/models?search=x")] == [[], [], []]
+    assert asked == [each.name for each in namespaces]
+
+
+def test_a_page_of_commits_reads_no_more_versions_than_it_shows() -> None:
+    """
+    Pages of commits read the versions that they show; how many there are is told by the page that reaches the first.
+    """
+
+    def versions(request: versions_pb2.ListVersionsRequest) -> versions_pb2.ListVersionsResponse:
+        first = int(request.page_token or 2500)
+        numbers = range(first, max(first - 1000, 0), -1)
+        found = [versions_pb2.Version(number=each, state=versions_pb2.Version.STATE_READY) for each in numbers]
+        token = str(numbers[-1] - 1) if numbers[-1] > 1 else ""
+        return versions_pb2.ListVersionsResponse(versions=found, next_page_token=token)
+
+    newest = versions_pb2.Version(number=2500, state=versions_pb2.Version.STATE_READY)
+    model = models_pb2.Model(name="namespaces/default/models/wine")
+    fake = Fake(GetModel=model, ResolveVersion=newest, ListVersions=versions)
+    _, headers, body = ask(fake, "GET", "/api/models/wine/commits/main")
+    assert (len(body), "x-total-count" in headers) == (50, False)
+    assert [name for name, _ in fake.calls].count("ListVersions") == 1
+    pages = following(fake, "/api/models/wine/commits/main?limit=1000")
+    assert [len(body) for _, body in pages] == [1000, 1000, 501]
+    assert [headers.get("x-total-count") for headers, _ in pages] == [None, None, "2501"]
+    assert len({each["id"] for _, body in pages for each in body}) == 2501

@@ -50,6 +50,27 @@ def test_statuses_have_mlflows_codes(code: grpc.StatusCode, status: int, error: 
     assert ("www-authenticate" in headers) == (status == 401)
 
 
+def test_what_a_repetition_helps_is_told_by_its_reason() -> None:
+    """
+    Clients repeat 429 and 5xx: a search that is too slow is wrong for them, a quota that is used up stays so, and a
+    registry that is busy says when to come again.
+    """
+    slow = refused(grpc.StatusCode.DEADLINE_EXCEEDED, "SEARCH_TOO_SLOW")
+    busy = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "DATABASE_BUSY", retry_after=2)
+    quota = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+    cases = {
+        slow: (400, "INVALID_PARAMETER_VALUE", None),
+        busy: (429, "REQUEST_LIMIT_EXCEEDED", "2"),
+        quota: (400, "RESOURCE_EXHAUSTED", None),
+    }
+    for error, expected in cases.items():
+        status, headers, body = ask(Fake(GetModel=error), "GET", GET)
+        assert (status, body["error_code"], headers.get("retry-after")) == expected
+    for error, expected_status in ((slow, 400), (busy, 429)):
+        assert ask(Fake(GetModel=error), "GET", "/api/models/wine")[0] == expected_status
+        assert ask(Fake(GetOciTags=error), "GET", "/v2/default/wine/tags/list")[0] == expected_status
+
+
 def test_a_version_that_cannot_be_finalized_is_failed() -> None:
     """
     Clients repeat a call that was answered 503: what the first one left is FAILED, and not PENDING for ever.

@@ -108,23 +108,29 @@ class Repositories:
 
     async def commits(self, request: Request) -> Response:
         """
-        GET /api/models/{repository}/commits/{revision}: that version and the ones before it, newest first.
+        GET /api/models/{repository}/commits/{revision}: that version and the ones before it, newest first. How
+        many there are is told where the page reaches the first.
         """
         snapshot = await self._find(request)
         newest = 0 if snapshot.version is None else snapshot.version.number
         commits, found = commits_of(snapshot.model), []
+        page = _number(request.query_params.get("p", "0"), "p")
+        limit = min(_number(request.query_params.get("limit", str(_COMMITS)), "limit") or _COMMITS, _PAGE)
+        end = (page + 1) * limit
+        headers = {}
         async for version in self._doors.registry.versions(snapshot.model.name, token(request)):
             if version.number <= newest and version.state == version.STATE_READY:
                 title, _, message = version.description.partition("\n")
                 found.append(
                     _commit(commits.of(version.number), title or f"Version {version.number}", message, version)
                 )
-        found.append(_commit(commits.of(0), "Model created", "", snapshot.model))
-        page = _number(request.query_params.get("p", "0"), "p")
-        limit = min(_number(request.query_params.get("limit", str(_COMMITS)), "limit") or _COMMITS, _PAGE)
-        shown = found[page * limit : (page + 1) * limit]
-        headers = {"x-total-count": str(len(found))}
-        if (page + 1) * limit < len(found):
+                if len(found) > end:
+                    break
+        else:
+            found.append(_commit(commits.of(0), "Model created", "", snapshot.model))
+            headers["x-total-count"] = str(len(found))
+        shown = found[page * limit : end]
+        if end < len(found):
             query = urlencode({**request.query_params, "p": page + 1})
             headers["link"] = f'<{self._doors.origin(request)}{request.url.path}?{query}>; rel="next"'
         return JSONResponse(shown, headers=headers)
