@@ -8,6 +8,7 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -51,6 +52,7 @@ TOO_SLOW: Final = "REQUEST_TOO_SLOW"
 _TOO_LARGE, _BODY_TOO_SLOW = "BODY_TOO_LARGE", "BODY_TOO_SLOW"
 _BODY_STATUS: Final = {_TOO_LARGE: 413, _BODY_TOO_SLOW: 408}
 _MOST_SEGMENT = 4096
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 
 
 def route(path: str, name: str, handler: Handler, render: Render, methods: Sequence[str] = ("GET",)) -> Route:
@@ -119,7 +121,7 @@ def token(request: Request) -> str:
     The caller's token: a bearer token, or the password of Basic authentication; empty for none.
 
     Raises:
-        Unauthenticated: the header has another scheme, or cannot be read (TOKEN_INVALID).
+        Unauthenticated: the header has another scheme, cannot be read, or no call can have the token (TOKEN_INVALID).
     """
     header = request.headers.get("authorization")
     if not header:
@@ -127,13 +129,25 @@ def token(request: Request) -> str:
     scheme, _, value = header.partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer":
-        return value
+        return sendable(value)
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            return sendable(base64.b64decode(value, validate=True).decode().partition(":")[2])
         except (binascii.Error, UnicodeDecodeError):
             pass
     raise Unauthenticated("TOKEN_INVALID", "send the token as authorization: Bearer …, or as the password of Basic")
+
+
+def sendable(token: str) -> str:
+    """
+    A token, as far as it can be sent to the other services; the empty one is no token.
+
+    Raises:
+        Unauthenticated: it has characters that no header of a call can have (TOKEN_INVALID).
+    """
+    if token and not _TOKEN.fullmatch(token):
+        raise Unauthenticated("TOKEN_INVALID", "the token has characters that no token has: send it as it was issued")
+    return token
 
 
 def with_password(request: Request) -> bool:

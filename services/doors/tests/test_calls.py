@@ -4,7 +4,9 @@ What the doors ask the other services, whatever the protocol; without servers.
 
 from __future__ import annotations
 
+import base64
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -94,3 +96,36 @@ def test_a_page_of_commits_reads_no_more_versions_than_it_shows() -> None:
     assert [len(body) for _, body in pages] == [1000, 1000, 501]
     assert [headers.get("x-total-count") for headers, _ in pages] == [None, None, "2501"]
     assert len({each["id"] for _, body in pages for each in body}) == 2501
+
+
+@pytest.mark.parametrize("password", ["caf\u00e9", "two words", "bell\x07"])
+@pytest.mark.parametrize("path", ["/api/models/wine", "/v2/default/wine/tags/list", f"{VERSION}/search"])
+def test_a_token_that_cannot_be_sent_on_is_no_token(path: str, password: str) -> None:
+    """
+    What cannot be in a header of a call is answered 401, and no service is called.
+    """
+    basic = base64.b64encode(f"ann:{password}".encode()).decode()
+    for header in (f"Bearer {password}", f"Basic {basic}"):
+        fake = Fake()
+        assert ask(fake, "GET", path, authorization=header)[0] == 401
+        assert fake.calls == []
+    form = f"grant_type=password&password={quote(password)}"
+    assert ask(Fake(), "POST", "/v2/token", form.encode())[0] == 401
+
+
+def test_a_search_ends_when_its_answer_is_large() -> None:
+    """
+    Annotations may have a MiB each: an answer of many versions ends after some MiB, and clients follow its token.
+    """
+
+    def search(request: versions_pb2.SearchVersionsRequest) -> versions_pb2.SearchVersionsResponse:
+        number = int(request.page_token or 1)
+        version = versions_pb2.Version(name=f"namespaces/default/models/wine/versions/{number}", number=number)
+        version.annotations["notes"] = "x" * (1 << 20)
+        return versions_pb2.SearchVersionsResponse(versions=[version], next_page_token=str(number + 1))
+
+    fake = Fake(SearchVersions=search)
+    _, _, body = ask(fake, "GET", f"{VERSION}/search?max_results=40")
+    assert len(body["model_versions"]) == len(fake.calls) < 20
+    _, _, after = ask(fake, "GET", f"{VERSION}/search?max_results=1&page_token={body['next_page_token']}")
+    assert int(after["model_versions"][0]["version"]) == len(body["model_versions"]) + 1

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from services.chassis.errors import InvalidArgument, Unauthenticated
 from services.doors.model.oci.names import Name
 from services.doors.service.doors import Doors
-from services.doors.service.http import body, token
+from services.doors.service.http import body, sendable, token
 from services.doors.service.oci.errors import CHALLENGE, NOBODY
 
 _NOBODY: Final = "anonymous"
@@ -54,7 +54,7 @@ class Tokens:
         field = {"password": "password", "refresh_token": "refresh_token"}.get(kind)
         if field is None:
             raise InvalidArgument.of("grant_type", "is neither password nor refresh_token")
-        found = form.get(field, [""])[0]
+        found = sendable(form.get(field, [""])[0])
         if not found:
             raise Unauthenticated("TOKEN_MISSING", f"{field} is missing: it is a token of this registry")
         return await self._issued(found, refresh=True)
