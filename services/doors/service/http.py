@@ -8,10 +8,11 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import grpc
 from starlette.requests import ClientDisconnect, Request
@@ -21,6 +22,8 @@ from starlette.routing import Route
 from modelyard.error_details import Problem, Violation, explain
 from services.chassis.errors import InvalidArgument, ModelyardError, Unauthenticated
 from services.chassis.serving.http_calls import ROUTE
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 #: Renders an error as the clients of a protocol expect it.
@@ -81,6 +84,9 @@ def route(path: str, name: str, handler: Handler, render: Render, methods: Seque
             return render(request, explain(error))
         except ClientDisconnect:
             return Response(status_code=499)
+        except Exception:  # noqa: BLE001 - whatever a handler raises, the client gets an answer that it can read
+            _log.exception("%s failed", name)
+            return render(request, Problem(grpc.StatusCode.INTERNAL, "internal error"))
 
     found = Route(path, answer, methods=list(methods), name=name)
     # Starlette adds HEAD to GET; a body that nobody reads would be made.
@@ -200,6 +206,24 @@ async def json_body(request: Request, most: int = _MOST_BODY) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidArgument.of("body", "is not a JSON object")
     return found
+
+
+async def form_body(request: Request, most: int, fields: int) -> dict[str, list[str]]:
+    """
+    The body of a request, which is a form.
+
+    Args:
+        most: bytes.
+        fields: that it may have.
+
+    Raises:
+        InvalidArgument: it is larger, or has more.
+    """
+    data = (await body(request, most)).decode("utf-8", "replace")
+    try:
+        return parse_qs(data, max_num_fields=fields)
+    except ValueError:
+        raise InvalidArgument.of("body", f"has more than {fields} fields") from None
 
 
 def status_of(problem: Problem) -> int:

@@ -129,3 +129,31 @@ def test_a_search_ends_when_its_answer_is_large() -> None:
     assert len(body["model_versions"]) == len(fake.calls) < 20
     _, _, after = ask(fake, "GET", f"{VERSION}/search?max_results=1&page_token={body['next_page_token']}")
     assert int(after["model_versions"][0]["version"]) == len(body["model_versions"]) + 1
+
+
+@pytest.mark.parametrize(("path", "most"), [("/v2/token", 32), ("/api/models/wine/paths-info/main", 20_000)])
+def test_a_form_of_too_many_fields_is_wrong(path: str, most: int) -> None:
+    """
+    A form of more fields than any client sends is answered 400.
+    """
+    status, _, body = ask(Fake(), "POST", path, b"&".join([b"a=b"] * (most + 1)))
+    assert (status, "fields" in str(body)) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/api/models/wine", {"error": "internal error"}),
+        ("/v2/default/wine/tags/list", {"errors": [{"code": "UNKNOWN", "message": "internal error"}]}),
+        (f"{VERSION}/search", {"error_code": "INTERNAL_ERROR", "message": "internal error"}),
+    ],
+)
+def test_a_failure_has_the_form_of_its_protocol(path: str, error: object, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    What nobody expected is answered 500 in the form of the protocol, which says nothing, and is logged once.
+    """
+    broken = ValueError("a secret")
+    fake = Fake(GetModel=broken, GetOciTags=broken, SearchVersions=broken)
+    status, _, body = ask(fake, "GET", path)
+    assert (status, body) == (500, error)
+    assert [record.exc_info is not None for record in caplog.records] == [True]

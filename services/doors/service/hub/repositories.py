@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.requests import Request
@@ -17,7 +17,7 @@ from modelyard.registry.v1 import models_pb2
 from services.chassis.errors import InvalidArgument, NotFound
 from services.doors.model.hub.repositories import Repository
 from services.doors.service.doors import Doors
-from services.doors.service.http import body, decoded, parameter, token
+from services.doors.service.http import body, decoded, form_body, parameter, token
 from services.doors.service.hub.snapshots import MAIN, Snapshot, Snapshots, commits_of
 
 _PAGE: Final = 1000
@@ -233,8 +233,7 @@ async def _paths(request: Request) -> list[str]:
         if isinstance(paths, str):
             paths = [paths]
     else:
-        data = (await body(request, _MOST_BODY)).decode("utf-8", "replace")
-        paths = parse_qs(data, max_num_fields=2 * _MOST_PATHS).get("paths", [])
+        paths = (await form_body(request, _MOST_BODY, 2 * _MOST_PATHS)).get("paths", [])
     if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
         raise InvalidArgument.of("paths", "is not a list of paths")
     if len(paths) > _MOST_PATHS:
