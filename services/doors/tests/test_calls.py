@@ -157,3 +157,14 @@ def test_a_failure_has_the_form_of_its_protocol(path: str, error: object, caplog
     status, _, body = ask(fake, "GET", path)
     assert (status, body) == (500, error)
     assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_a_path_that_is_asked_for_twice_is_looked_up_once() -> None:
+    """
+    A list of paths has one entry for each, however often it is named.
+    """
+    artifacts = [versions_pb2.Artifact(path="a/b", sha256="0" * 64, size_bytes=4)]
+    version = versions_pb2.Version(number=1, state=versions_pb2.Version.STATE_READY, artifacts=artifacts)
+    fake = Fake(GetModel=models_pb2.Model(), ResolveVersion=version)
+    _, _, body = ask(fake, "POST", "/api/models/wine/paths-info/main", b"paths=a&paths=a/b&paths=a/&paths=a/b")
+    assert [each["path"] for each in body] == ["a", "a/b"]

@@ -80,8 +80,7 @@ class Repositories:
         paths = await _paths(request)
         snapshot = await self._find(request)
         found = []
-        for path in paths:
-            plain = path.strip("/")
+        for plain in dict.fromkeys(path.strip("/") for path in paths):
             if (file := snapshot.tree.file(plain)) is not None:
                 found.append(file.as_tree_entry())
             elif plain and snapshot.tree.is_folder(plain):
