@@ -159,6 +159,15 @@ def test_a_failure_has_the_form_of_its_protocol(path: str, error: object, caplog
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize(("path", "key"), [("/v2", "errors"), ("/v2/", "errors"), ("/v2x/a/b/c/d", "error")])
+def test_what_is_not_served_is_told_in_the_form_of_the_paths_protocol(path: str, key: str) -> None:
+    """
+    An error has the form of OCI registries below /v2/, and nowhere else.
+    """
+    status, _, body = ask(Fake(), "TRACE", path)
+    assert (status in {404, 405}, list(body)) == (True, [key])
+
+
 def test_a_path_that_is_asked_for_twice_is_looked_up_once() -> None:
     """
     A list of paths has one entry for each, however often it is named.

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.chassis.errors import NotFound
-from services.doors.model.hub.trees import File
+from services.doors.model.files import File
 from services.doors.service.doors import Doors
 from services.doors.service.http import decoded, parameter, token
 from services.doors.service.hub.repositories import repository_of

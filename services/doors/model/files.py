@@ -1,5 +1,5 @@
 """
-The files of a version as a tree: the registry stores paths, the Hub has folders.
+The files of a version as a tree: the registry stores paths, clients of the Hub and of MLflow see folders.
 """
 
 from __future__ import annotations

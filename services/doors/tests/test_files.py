@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.doors.model.hub.trees import File, Tree
+from services.doors.model.files import File, Tree
 
 PATHS = [
     "README",
