@@ -53,6 +53,12 @@ class Doors:
         scheme = request.headers.get("x-forwarded-proto", "http")
         return f"{'https' if scheme == 'https' else 'http'}://{request.headers.get('host', 'localhost')}"
 
+    def asset(self, request: Request, sha256: str) -> str:
+        """
+        The URL of the bytes with a digest, which the gateway serves.
+        """
+        return f"{self.origin(request)}/assets/{sha256}"
+
     async def identified(self, request: Request) -> Identity | None:
         """
         Who calls, for what nobody may do without a token; None while access control is off.

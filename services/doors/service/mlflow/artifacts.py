@@ -63,8 +63,7 @@ class Artifacts:
             raise NotFound("FILE_NOT_FOUND", path[:300], f"there is no artifact {path[:300]!r}")
         if self._doors.verifier is not None and with_password(request):
             return await self._streamed(file, token(request))
-        location = f"{self._doors.origin(request)}/assets/{file.sha256}"
-        return Response(status_code=307, headers={"location": location})
+        return Response(status_code=307, headers={"location": self._doors.asset(request, file.sha256)})
 
     async def _streamed(self, file: File, bearer: str) -> Response:
         """
