@@ -124,6 +124,20 @@ def test_all_placeholders_are_filled(descriptors: Path) -> None:
     assert not any(line.startswith("x-") for line in rendered.splitlines())
 
 
+def test_a_token_reaches_one_worker_of_the_doors(descriptors: Path, tmp_path: Path) -> None:
+    """
+    All requests with a token reach one worker, which knows the revision of its last write, whatever address they come
+    from: by default, Envoy combines what all policies find.
+    """
+    rendered = render(replace(ADDRESSES, doors=[("127.0.0.1", 1006)]), descriptors)
+    routes = manager(yaml.safe_load(rendered))["route_config"]["virtual_hosts"][0]["routes"]
+    found = [each["route"]["hash_policy"] for each in routes if each.get("route", {}).get("cluster") == "doors"]
+    by_token, by_address = {"header": {"header_name": "authorization"}, "terminal": True}, "connection_properties"
+    assert found
+    assert all(policies[0] == by_token and by_address in policies[1] for policies in found)
+    accepted(rendered, tmp_path)
+
+
 def test_every_rpc_of_the_contracts_has_a_route(config: dict[str, Any]) -> None:
     """
     A read with a cache policy goes to the cache with its origin behind it, everything else to its own service; what

@@ -12,6 +12,7 @@ from services.chassis.settings import load
 from services.doors.app import application
 from services.doors.service.doors import Doors
 from services.doors.settings import DoorsSettings
+from services.doors.store.recent import Recent
 from services.doors.store.registry import Registry
 from services.doors.store.suite import Suite
 
@@ -35,7 +36,7 @@ async def compose(server: Server) -> AsyncIterator[None]:
             registry=Registry(suite),
             verifier=server.verifier,
             namespace=settings.default_namespace,
-            manifest_bytes=settings.manifest_bytes,
+            recent=Recent(settings.manifest_bytes),
             public_url=settings.public_url,
         )
         server.health.depends_on("registry", suite.ping)

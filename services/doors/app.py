@@ -47,7 +47,7 @@ def _no_route(request: Request, error: Exception) -> Response:
     status = 405 if allowed else 404
     problem = Problem(grpc.StatusCode.NOT_FOUND, f"{request.method} {path[:200]} is not served here")
     response: Response
-    if path.startswith(("/v2", "/v2/")):
+    if path == "/v2" or path.startswith("/v2/"):
         response = oci_errors.render(request, problem)
     elif "/mlflow" in path:
         response = mlflow_errors.no_endpoint(path)

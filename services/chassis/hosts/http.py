@@ -23,7 +23,6 @@ from services.chassis.settings.tls import Certificate
 # Longer than the gateway keeps idle connections, which would otherwise be closed under new requests.
 _KEEP_ALIVE_SECONDS = 600
 _BACKLOG = 2048
-_MOST_HEADERS = 64 * 1024
 
 
 class HttpHost:
@@ -50,7 +49,6 @@ class HttpHost:
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             backlog=_BACKLOG,
-            h11_max_incomplete_event_size=_MOST_HEADERS,
         )
         config.load()
         if identity is not None:

@@ -4,7 +4,7 @@ What the handlers of all protocols are handed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -15,6 +15,7 @@ from services.chassis.access.identity import ANYBODY, Identity
 from services.chassis.access.tokens import Verifier
 from services.chassis.errors import Unauthenticated
 from services.doors.service.http import token
+from services.doors.store.recent import Recent
 from services.doors.store.registry import Registry
 from services.doors.store.suite import Suite
 
@@ -31,7 +32,7 @@ class Doors:
         registry: reads of it.
         verifier: of tokens; None while access control is off.
         namespace: of names that have none.
-        manifest_bytes: memory for manifests of versions that were read lately.
+        recent: versions that were read lately.
         public_url: of the gateway as clients see it; None: from the Host header.
     """
 
@@ -39,7 +40,7 @@ class Doors:
     registry: Registry
     verifier: Verifier | None
     namespace: str = "default"
-    manifest_bytes: int = 64 << 20
+    recent: Recent = field(default_factory=lambda: Recent(64 << 20))
     public_url: str | None = None
 
     def origin(self, request: Request) -> str:
@@ -51,6 +52,12 @@ class Doors:
         # The gateway accepts only hosts that it knows, and says by which scheme it was called.
         scheme = request.headers.get("x-forwarded-proto", "http")
         return f"{'https' if scheme == 'https' else 'http'}://{request.headers.get('host', 'localhost')}"
+
+    def asset(self, request: Request, sha256: str) -> str:
+        """
+        The URL of the bytes with a digest, which the gateway serves.
+        """
+        return f"{self.origin(request)}/assets/{sha256}"
 
     async def identified(self, request: Request) -> Identity | None:
         """

@@ -8,9 +8,11 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import grpc
 from starlette.requests import ClientDisconnect, Request
@@ -20,6 +22,8 @@ from starlette.routing import Route
 from modelyard.error_details import Problem, Violation, explain
 from services.chassis.errors import InvalidArgument, ModelyardError, Unauthenticated
 from services.chassis.serving.http_calls import ROUTE
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 #: Renders an error as the clients of a protocol expect it.
@@ -43,9 +47,15 @@ HTTP_STATUS: Final = {
 }
 _MOST_BODY = 1 << 20
 _BODY_SECONDS = 30.0
-_TOO_LARGE, _TOO_SLOW = "BODY_TOO_LARGE", "BODY_TOO_SLOW"
-_BODY_STATUS: Final = {_TOO_LARGE: 413, _TOO_SLOW: 408}
+_HANDLER_SECONDS = 60.0
+#: The registry's reason for a search that asks for too much.
+SEARCH_TOO_SLOW: Final = "SEARCH_TOO_SLOW"
+#: The reason of a request that took too long.
+TOO_SLOW: Final = "REQUEST_TOO_SLOW"
+_TOO_LARGE, _BODY_TOO_SLOW = "BODY_TOO_LARGE", "BODY_TOO_SLOW"
+_BODY_STATUS: Final = {_TOO_LARGE: 413, _BODY_TOO_SLOW: 408}
 _MOST_SEGMENT = 4096
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 
 
 def route(path: str, name: str, handler: Handler, render: Render, methods: Sequence[str] = ("GET",)) -> Route:
@@ -63,13 +73,20 @@ def route(path: str, name: str, handler: Handler, render: Render, methods: Seque
     async def answer(request: Request) -> Response:
         request.scope[ROUTE] = name
         try:
-            return await handler(request)
+            # The gateway sets none, for the sake of large bodies, and a client that hangs up ends no handler.
+            async with asyncio.timeout(_HANDLER_SECONDS):
+                return await handler(request)
+        except TimeoutError:
+            return render(request, _deadline())
         except ModelyardError as error:
             return render(request, _problem(error))
         except grpc.aio.AioRpcError as error:
             return render(request, explain(error))
         except ClientDisconnect:
             return Response(status_code=499)
+        except Exception:  # noqa: BLE001 - whatever a handler raises, the client gets an answer that it can read
+            _log.exception("%s failed", name)
+            return render(request, Problem(grpc.StatusCode.INTERNAL, "internal error"))
 
     found = Route(path, answer, methods=list(methods), name=name)
     # Starlette adds HEAD to GET; a body that nobody reads would be made.
@@ -110,7 +127,7 @@ def token(request: Request) -> str:
     The caller's token: a bearer token, or the password of Basic authentication; empty for none.
 
     Raises:
-        Unauthenticated: the header has another scheme, or cannot be read (TOKEN_INVALID).
+        Unauthenticated: the header has another scheme, cannot be read, or no call can have the token (TOKEN_INVALID).
     """
     header = request.headers.get("authorization")
     if not header:
@@ -118,13 +135,25 @@ def token(request: Request) -> str:
     scheme, _, value = header.partition(" ")
     value = value.strip()
     if scheme.lower() == "bearer":
-        return value
+        return sendable(value)
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            return sendable(base64.b64decode(value, validate=True).decode().partition(":")[2])
         except (binascii.Error, UnicodeDecodeError):
             pass
     raise Unauthenticated("TOKEN_INVALID", "send the token as authorization: Bearer …, or as the password of Basic")
+
+
+def sendable(token: str) -> str:
+    """
+    A token, as far as it can be sent to the other services; the empty one is no token.
+
+    Raises:
+        Unauthenticated: it has characters that no header of a call can have (TOKEN_INVALID).
+    """
+    if token and not _TOKEN.fullmatch(token):
+        raise Unauthenticated("TOKEN_INVALID", "the token has characters that no token has: send it as it was issued")
+    return token
 
 
 def with_password(request: Request) -> bool:
@@ -157,7 +186,7 @@ async def body(request: Request, most: int = _MOST_BODY) -> bytes:
                     raise _too_large(most)
                 parts.append(part)
     except TimeoutError:
-        text = f"{_TOO_SLOW}: the body did not arrive within {_BODY_SECONDS:g} s"
+        text = f"{_BODY_TOO_SLOW}: the body did not arrive within {_BODY_SECONDS:g} s"
         raise InvalidArgument.of("body", text) from None
     return b"".join(parts)
 
@@ -179,6 +208,24 @@ async def json_body(request: Request, most: int = _MOST_BODY) -> dict[str, Any]:
     return found
 
 
+async def form_body(request: Request, most: int, fields: int) -> dict[str, list[str]]:
+    """
+    The body of a request, which is a form.
+
+    Args:
+        most: bytes.
+        fields: that it may have.
+
+    Raises:
+        InvalidArgument: it is larger, or has more.
+    """
+    data = (await body(request, most)).decode("utf-8", "replace")
+    try:
+        return parse_qs(data, max_num_fields=fields)
+    except ValueError:
+        raise InvalidArgument.of("body", f"has more than {fields} fields") from None
+
+
 def status_of(problem: Problem) -> int:
     """
     The status of HTTP for an error, where the protocol has no other.
@@ -186,11 +233,22 @@ def status_of(problem: Problem) -> int:
     for begins, status in _BODY_STATUS.items():
         if any(each.description.startswith(begins) for each in problem.violations):
             return status
+    if problem.reason == SEARCH_TOO_SLOW:
+        # It is the search that has to change. Clients repeat what is answered 5xx.
+        return 400
     return HTTP_STATUS.get(problem.code, 500)
 
 
 def _too_large(most: int) -> InvalidArgument:
     return InvalidArgument.of("body", f"{_TOO_LARGE}: the body is larger than {most} bytes")
+
+
+def _deadline() -> Problem:
+    return Problem(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        f"the request took longer than {_HANDLER_SECONDS:g} s: ask for less at once",
+        TOO_SLOW,
+    )
 
 
 def _problem(error: ModelyardError) -> Problem:

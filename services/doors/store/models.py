@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from modelyard.error_details import explain
 from modelyard.registry.v1 import aliases_pb2, models_pb2, versions_pb2
 from services.chassis.errors import NotFound
+from services.doors.store.registry import Registry
 from services.doors.store.suite import Suite
 
 _MODELS: Final = "/modelyard.registry.v1.ModelService"
@@ -112,7 +113,11 @@ class Models:
     async def version(self, name: str) -> versions_pb2.Version:
         """
         A version with its artifacts.
+
+        Raises:
+            NotFound: its model is deleted (MODEL_NOT_FOUND).
         """
+        await Registry(self._suite).model(name.partition("/versions/")[0], self._token)
         request = versions_pb2.GetVersionRequest(name=name)
         return await self._suite.call(f"{_VERSIONS}/GetVersion", request, versions_pb2.Version, self._token)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from modelyard.registry.v1 import aliases_pb2, models_pb2, policies_pb2, versions_pb2
+from services.chassis.errors import NotFound
 from services.doors.store.suite import Suite
 
 _MODELS = "/modelyard.registry.v1.ModelService"
@@ -40,20 +41,20 @@ class Registry:
     async def model(self, name: str, token: str) -> models_pb2.Model:
         """
         A model by its name, namespaces/{namespace}/models/{model}.
+
+        Raises:
+            NotFound: it is deleted (MODEL_NOT_FOUND).
         """
         request = models_pb2.GetModelRequest(name=name)
-        return await self._suite.call(f"{_MODELS}/GetModel", request, models_pb2.Model, token)
-
-    async def version(self, name: str, token: str) -> versions_pb2.Version:
-        """
-        A version by its name.
-        """
-        request = versions_pb2.GetVersionRequest(name=name)
-        return await self._suite.call(f"{_VERSIONS}/GetVersion", request, versions_pb2.Version, token)
+        model = await self._suite.call(f"{_MODELS}/GetModel", request, models_pb2.Model, token)
+        # The registry tells of a deleted model until it is purged.
+        if model.HasField("delete_time"):
+            raise NotFound("MODEL_NOT_FOUND", name)
+        return model
 
     async def resolve(self, model: str, reference: str, token: str) -> versions_pb2.Version:
         """
-        The READY version that an alias, a number or `latest` names.
+        The version that an alias, a number or `latest` names: by its number in any state, else a READY one.
         """
         request = versions_pb2.ResolveVersionRequest(parent=model, reference=reference)
         return await self._suite.call(f"{_VERSIONS}/ResolveVersion", request, versions_pb2.Version, token)

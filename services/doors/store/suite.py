@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from modelyard.cache.v1 import policy_pb2
 from modelyard.contracts import services
+from modelyard.error_details import explain
 from services.chassis.clients.channels import Peer
 from services.chassis.clients.outgoing import outgoing
 from services.chassis.serving.tls import Identity
@@ -38,7 +39,7 @@ class Suite:
 
     Reads that the contracts let be cached go to the cache, and to their origin while it is unavailable. The newest
     revision that this process has seen of each origin goes along with each read: a client that comes here again reads
-    its own writes.
+    its own writes. One that an origin no longer has is forgotten.
 
     Args:
         registry, cache, cdn: host:port of each worker. Without a cache every read goes to its origin.
@@ -60,7 +61,7 @@ class Suite:
             "cdn": _Workers(cdn, identity),
         }
         self._timeout = timeout
-        self._cached = _cached_paths() if cache else frozenset()
+        self._reads = _cached_paths()
         self._revisions: dict[str, int] = {}
 
     async def call(self, path: str, request: Message, answer: type[R], token: str = "", *, fresh: bool = False) -> R:
@@ -78,14 +79,14 @@ class Suite:
             grpc.aio.AioRpcError: as the service answered.
         """
         origin = _origin(path)
-        cached = path in self._cached
-        if cached and not fresh:
+        read = path in self._reads
+        if read and not fresh and len(self._workers["cache"]):
             try:
                 return await self._call("cache", origin, path, request, answer, token, read=True)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
-        return await self._call(origin, origin, path, request, answer, token, read=cached)
+        return await self._call(origin, origin, path, request, answer, token, read=read)
 
     async def stream(self, path: str, request: Message, answer: type[R], token: str = "") -> AsyncGenerator[R, None]:
         """
@@ -120,11 +121,13 @@ class Suite:
     async def _call(
         self, service: str, origin: str, path: str, request: Message, answer: type[R], token: str, *, read: bool
     ) -> R:
-        metadata = _bearer(token)
-        if read and (seen := self._revisions.get(origin)):
-            metadata = (*metadata, (_MIN_REVISION, str(seen)))
         workers = self._workers[service]
-        for left in reversed(range(len(workers))):
+        tries, forgot = len(workers), False
+        while True:
+            metadata = _bearer(token)
+            if read and (seen := self._revisions.get(origin)):
+                metadata = (*metadata, (_MIN_REVISION, str(seen)))
+            tries -= 1
             try:
                 with outgoing(path) as headers:
                     call = _made(workers.next(), _unary_unary, path, answer)(
@@ -133,14 +136,32 @@ class Suite:
                     response: R = await call
             except grpc.aio.AioRpcError as error:
                 # Only reads may be repeated: a write may have been done.
-                if not read or not left or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if not read:
                     raise
+                if error.code() is grpc.StatusCode.UNAVAILABLE and tries > 0:
+                    continue
+                if forgot or not self._forgets(origin, error):
+                    raise
+                forgot = True
                 continue
             for key, value in await call.trailing_metadata():
                 if key == _REVISION and str(value).isdecimal():
                     self._revisions[origin] = max(self._revisions.get(origin, 0), int(value))
             return response
-        raise AssertionError(f"{service} has no worker")
+
+    def _forgets(self, origin: str, error: grpc.aio.AioRpcError) -> bool:
+        """
+        Whether the origin no longer has the revision that was asked for, which is then forgotten: its database was
+        restored from a backup, or lost writes in a failover. All callers share it, so that no caller can mend it.
+        """
+        if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+            return False
+        problem = explain(error)
+        newest = (problem.metadata or {}).get("revision", "")
+        if problem.reason != "REVISION_NOT_REACHED" or not newest.isdecimal():
+            return False
+        self._revisions[origin] = min(self._revisions.get(origin, 0), int(newest))
+        return True
 
 
 class _Workers:

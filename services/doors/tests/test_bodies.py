@@ -1,5 +1,5 @@
 """
-Bodies of requests that are sent slowly.
+Requests that take too long: bodies that are sent slowly, and handlers.
 """
 
 from __future__ import annotations
@@ -48,6 +48,28 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     response = await answer(render, [{"type": "http.request", "body": b"{", "more_body": True}])
     assert response.status_code == 408
     assert b"BODY_TOO_SLOW" in response.body
+
+
+@pytest.mark.parametrize("render", [hub, mlflow, oci], ids=["hub", "mlflow", "oci"])
+async def test_a_handler_has_a_deadline(render: http.Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A handler that does not end is cancelled, and answered with 504 in the form of the protocol.
+    """
+    monkeypatch.setattr(http, "_HANDLER_SECONDS", 0.05)
+    cancelled = []
+
+    async def handler(_request: Request) -> Response:
+        try:
+            return await asyncio.Future()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    found = http.route("/x", "x", handler, render)
+    request = Request({"type": "http", "method": "GET", "path": "/x", "headers": [], "query_string": b""})
+    response: Response = await asyncio.wait_for(found.endpoint(request), 30)
+    assert (response.status_code, cancelled) == (504, [True])
+    assert b"took longer" in response.body
 
 
 async def test_a_whole_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

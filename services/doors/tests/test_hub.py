@@ -13,6 +13,7 @@ import pytest
 import modelyard
 from embedded.stack import Stack
 from modelyard.registry.v1 import models_pb2, versions_pb2
+from services.doors.service.hub.snapshots import commits_of
 from services.doors.tests.conftest import Publish
 from services.doors.tests.http_client import ask
 
@@ -227,6 +228,26 @@ def test_a_deleted_version_is_no_revision(
     commit = sha(stack, f"{namespace}/{model}", "v1")
     yard.versions.DeleteVersion(versions_pb2.DeleteVersionRequest(name=name))
     assert ask(stack.gateway, f"/{namespace}/{model}/resolve/{commit}/a").headers["x-error-code"] == "RevisionNotFound"
+
+
+def test_only_a_ready_version_is_a_revision(
+    stack: Stack, yard: modelyard.Client, publish: Publish, namespace: str
+) -> None:
+    """
+    Clients keep what a commit id names for ever: a version that is PENDING or FAILED has no number and no commit id.
+    """
+    model = publish({"a": b"1"}, "pending")
+    name = f"namespaces/{namespace}/models/{model}"
+    for _ in range(2):
+        yard.versions.CreateVersion(versions_pb2.CreateVersionRequest(parent=name, version=versions_pb2.Version()))
+    yard.versions.FailVersion(versions_pb2.FailVersionRequest(name=f"{name}/versions/3"))
+    commits = commits_of(yard.models.GetModel(models_pb2.GetModelRequest(name=name)))
+    path = f"/api/models/{namespace}/{model}/revision"
+    for number in (2, 3):
+        for revision in (str(number), f"v{number}", commits.of(number)):
+            answer = ask(stack.gateway, f"{path}/{revision}")
+            assert (answer.status, answer.headers.get("x-error-code")) == (404, "RevisionNotFound")
+    assert ask(stack.gateway, f"{path}/{commits.of(1)}").json["sha"] == sha(stack, f"{namespace}/{model}")
 
 
 def test_lists_go_by_author_words_and_task(stack: Stack, repository: str, namespace: str) -> None:

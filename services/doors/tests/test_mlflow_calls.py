@@ -4,89 +4,14 @@ What MLflow's handlers ask the other services, and how they say that those refus
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
-from collections.abc import AsyncGenerator
-from typing import Any, cast
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import models_pb2, versions_pb2
-from services.chassis.access.tokens import Verifier
-from services.doors.app import application
-from services.doors.service.doors import Doors
-from services.doors.store.registry import Registry
-from services.doors.store.suite import Suite
-
-
-class Fake:
-    """
-    The other services: remembers calls, and answers what it was told to, by the name of the RPC.
-    """
-
-    def __init__(self, **answers: Any) -> None:
-        self.answers = answers
-        self.calls: list[tuple[str, str]] = []
-
-    async def call(self, path: str, request: Any, answer: Any, token: str = "", *, fresh: bool = False) -> Any:
-        name = path.rpartition("/")[2]
-        self.calls.append((name, token))
-        found = self.answers.get(name, answer())
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    async def stream(self, path: str, request: Any, answer: Any, token: str = "") -> AsyncGenerator[Any, None]:
-        self.calls.append((path.rpartition("/")[2], token))
-        for found in self.answers["Download"]:
-            if isinstance(found, Exception):
-                raise found
-            yield found
-
-
-def refused(code: grpc.StatusCode, reason: str = "") -> grpc.aio.AioRpcError:
-    status = status_pb2.Status()
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason))
-    trailers = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, "the details", None)
-
-
-def ask(
-    fake: Fake, method: str, path: str, body: bytes = b"", *, access: bool = False, **headers: str
-) -> tuple[int, dict[str, str], Any]:
-    suite = cast(Suite, fake)
-    verifier = cast(Verifier, object()) if access else None
-    app = application(Doors(suite=suite, registry=Registry(suite), verifier=verifier))
-    sent: list[dict[str, Any]] = []
-    raw, _, query = path.partition("?")
-    scope: dict[str, Any] = {
-        "type": "http",
-        "method": method,
-        "path": raw,
-        "raw_path": raw.encode(),
-        "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in {"host": "yard", **headers}.items()],
-    }
-
-    received = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> dict[str, Any]:
-        # After the body comes nothing, until the client hangs up.
-        return received.pop() if received else await asyncio.Future()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(cast(Any, app(scope, cast(Any, receive), cast(Any, send))))
-    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    content = b"".join(each.get("body", b"") for each in sent[1:])
-    is_json = found.get("content-type") == "application/json"
-    return sent[0]["status"], found, json.loads(content) if is_json else content
-
+from services.doors.tests.fakes import Fake, ask, refused
 
 GET = "/api/2.0/mlflow/registered-models/get?name=wine"
 
@@ -123,6 +48,27 @@ def test_statuses_have_mlflows_codes(code: grpc.StatusCode, status: int, error: 
     found, headers, body = ask(Fake(GetModel=refused(code)), "GET", GET)
     assert (found, body["error_code"]) == (status, error)
     assert ("www-authenticate" in headers) == (status == 401)
+
+
+def test_what_a_repetition_helps_is_told_by_its_reason() -> None:
+    """
+    Clients repeat 429 and 5xx: a search that is too slow is wrong for them, a quota that is used up stays so, and a
+    registry that is busy says when to come again.
+    """
+    slow = refused(grpc.StatusCode.DEADLINE_EXCEEDED, "SEARCH_TOO_SLOW")
+    busy = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "DATABASE_BUSY", retry_after=2)
+    quota = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+    cases = {
+        slow: (400, "INVALID_PARAMETER_VALUE", None),
+        busy: (429, "REQUEST_LIMIT_EXCEEDED", "2"),
+        quota: (400, "RESOURCE_EXHAUSTED", None),
+    }
+    for error, expected in cases.items():
+        status, headers, body = ask(Fake(GetModel=error), "GET", GET)
+        assert (status, body["error_code"], headers.get("retry-after")) == expected
+    for error, expected_status in ((slow, 400), (busy, 429)):
+        assert ask(Fake(GetModel=error), "GET", "/api/models/wine")[0] == expected_status
+        assert ask(Fake(GetOciTags=error), "GET", "/v2/default/wine/tags/list")[0] == expected_status
 
 
 def test_a_version_that_cannot_be_finalized_is_failed() -> None:
@@ -180,7 +126,7 @@ def test_who_sends_a_password_gets_the_bytes_themselves() -> None:
     fake = Fake(GetVersion=version, Download=parts)
     status, headers, content = ask(fake, "GET", path, access=True, authorization=password)
     assert (status, headers["content-length"], content) == (200, "4", b"byte")
-    assert fake.calls == [("GetVersion", "the-token"), ("Download", "the-token")]
+    assert set(fake.calls) == {(name, "the-token") for name in ("GetModel", "GetVersion", "Download")}
     assert ask(fake, "GET", path, access=True, authorization="Bearer the-token")[0] == 307
     fake = Fake(GetVersion=version, Download=[refused(grpc.StatusCode.PERMISSION_DENIED)])
     assert ask(fake, "GET", path, access=True, authorization=password)[0] == 403

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.chassis.errors import NotFound
-from services.doors.model.hub.trees import File
+from services.doors.model.files import File
 from services.doors.service.doors import Doors
 from services.doors.service.http import decoded, parameter, token
 from services.doors.service.hub.repositories import repository_of
@@ -46,7 +46,7 @@ class Files:
         GET …/resolve/{revision}/{path}: where the bytes are.
         """
         snapshot, file = await self._find(request)
-        location = f"{self._doors.origin(request)}/assets/{file.sha256}"
+        location = self._doors.asset(request, file.sha256)
         return Response(status_code=302, headers={**_headers(snapshot, file), "location": location})
 
     async def _find(self, request: Request) -> tuple[Snapshot, File]:

@@ -21,6 +21,8 @@ from services.doors.service.hub.repositories import described
 
 _USUAL: Final = 100
 _MOST: Final = 1000
+# Each is a search of its own; clients follow links, also from empty pages.
+_MOST_NAMESPACES: Final = 50
 _ORDERS: Final = {
     "lastModified": "update_time",
     "last_modified": "update_time",
@@ -44,7 +46,8 @@ class Listing:
 
     async def models(self, request: Request) -> Response:
         """
-        GET /api/models: models of one author, or of all namespaces one after the other.
+        GET /api/models: models of one author, or of all namespaces one after the other. A page may have fewer than
+        asked for, and a link to the next.
         """
         query = request.query_params
         limit = _limit(query.get("limit", ""))
@@ -60,16 +63,16 @@ class Listing:
         )
         found: list[dict[str, object]] = []
         cursor = ""
-        for each in namespaces:
+        for at, each in enumerate(namespaces):
+            if at == _MOST_NAMESPACES or len(found) >= limit:
+                cursor = f"{each}|"
+                break
             search.parent, search.page_size = f"namespaces/{each}", limit - len(found)
             search.page_token = page_token if each == namespace else ""
             page = await self._search(search, bearer, author)
             found += [described(Repository(each, model.name.rpartition("/")[2]), model) for model in page.models]
             if page.next_page_token:
                 cursor = f"{each}|{page.next_page_token}"
-                break
-            if len(found) >= limit:
-                cursor = next((f"{later}|" for later in namespaces if later > each), "")
                 break
         headers = {}
         if cursor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.requests import Request
@@ -17,7 +17,7 @@ from modelyard.registry.v1 import models_pb2
 from services.chassis.errors import InvalidArgument, NotFound
 from services.doors.model.hub.repositories import Repository
 from services.doors.service.doors import Doors
-from services.doors.service.http import body, decoded, parameter, token
+from services.doors.service.http import body, decoded, form_body, parameter, token
 from services.doors.service.hub.snapshots import MAIN, Snapshot, Snapshots, commits_of
 
 _PAGE: Final = 1000
@@ -80,8 +80,7 @@ class Repositories:
         paths = await _paths(request)
         snapshot = await self._find(request)
         found = []
-        for path in paths:
-            plain = path.strip("/")
+        for plain in dict.fromkeys(path.strip("/") for path in paths):
             if (file := snapshot.tree.file(plain)) is not None:
                 found.append(file.as_tree_entry())
             elif plain and snapshot.tree.is_folder(plain):
@@ -108,23 +107,29 @@ class Repositories:
 
     async def commits(self, request: Request) -> Response:
         """
-        GET /api/models/{repository}/commits/{revision}: that version and the ones before it, newest first.
+        GET /api/models/{repository}/commits/{revision}: that version and the ones before it, newest first. How
+        many there are is told where the page reaches the first.
         """
         snapshot = await self._find(request)
         newest = 0 if snapshot.version is None else snapshot.version.number
         commits, found = commits_of(snapshot.model), []
+        page = _number(request.query_params.get("p", "0"), "p")
+        limit = min(_number(request.query_params.get("limit", str(_COMMITS)), "limit") or _COMMITS, _PAGE)
+        end = (page + 1) * limit
+        headers = {}
         async for version in self._doors.registry.versions(snapshot.model.name, token(request)):
             if version.number <= newest and version.state == version.STATE_READY:
                 title, _, message = version.description.partition("\n")
                 found.append(
                     _commit(commits.of(version.number), title or f"Version {version.number}", message, version)
                 )
-        found.append(_commit(commits.of(0), "Model created", "", snapshot.model))
-        page = _number(request.query_params.get("p", "0"), "p")
-        limit = min(_number(request.query_params.get("limit", str(_COMMITS)), "limit") or _COMMITS, _PAGE)
-        shown = found[page * limit : (page + 1) * limit]
-        headers = {"x-total-count": str(len(found))}
-        if (page + 1) * limit < len(found):
+                if len(found) > end:
+                    break
+        else:
+            found.append(_commit(commits.of(0), "Model created", "", snapshot.model))
+            headers["x-total-count"] = str(len(found))
+        shown = found[page * limit : end]
+        if end < len(found):
             query = urlencode({**request.query_params, "p": page + 1})
             headers["link"] = f'<{self._doors.origin(request)}{request.url.path}?{query}>; rel="next"'
         return JSONResponse(shown, headers=headers)
@@ -227,8 +232,7 @@ async def _paths(request: Request) -> list[str]:
         if isinstance(paths, str):
             paths = [paths]
     else:
-        data = (await body(request, _MOST_BODY)).decode("utf-8", "replace")
-        paths = parse_qs(data, max_num_fields=2 * _MOST_PATHS).get("paths", [])
+        paths = (await form_body(request, _MOST_BODY, 2 * _MOST_PATHS)).get("paths", [])
     if not isinstance(paths, list) or not all(isinstance(each, str) for each in paths):
         raise InvalidArgument.of("paths", "is not a list of paths")
     if len(paths) > _MOST_PATHS:

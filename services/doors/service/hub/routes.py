@@ -50,7 +50,7 @@ def hub_routes(doors: Doors) -> Sequence[Route]:
     """
     Every route of the Hub.
     """
-    snapshots = Snapshots(doors.registry, doors.manifest_bytes)
+    snapshots = Snapshots(doors.registry, doors.recent)
     repositories, files, listing = Repositories(doors, snapshots), Files(doors, snapshots), Listing(doors)
 
     async def whoami(request: Request) -> Response:

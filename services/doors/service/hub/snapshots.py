@@ -4,9 +4,6 @@ The version that a revision of the Hub names, with its files.
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,18 +13,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.error_details import explain
 from modelyard.registry.v1 import models_pb2, versions_pb2
 from services.chassis.errors import NotFound
+from services.doors.model.files import File, Tree
 from services.doors.model.hub.commits import COMMIT, PREFIX, Commits
 from services.doors.model.hub.repositories import Repository
-from services.doors.model.hub.trees import File, Tree
+from services.doors.store.recent import Recent
 from services.doors.store.registry import Registry
 
 MAIN: Final = "main"
-# A caller's rights and the version's existence are checked again after so many seconds, which is the bound of the
-# cache's answers as well.
-_RECENT_SECONDS: Final = 2.0
-_MOST_RECENT: Final = 10_000
-# Bytes that an artifact of a manifest takes in memory, roughly.
-_ENTRY_BYTES: Final = 400
 _MOST_NUMBERS: Final = 1000
 
 
@@ -55,33 +47,29 @@ class Snapshots:
 
     Args:
         registry: where they are.
-        most_bytes: memory for snapshots that were read lately.
+        recent: versions that were read lately.
     """
 
-    def __init__(self, registry: Registry, most_bytes: int) -> None:
+    def __init__(self, registry: Registry, recent: Recent) -> None:
         self._registry = registry
-        self._most = most_bytes // _ENTRY_BYTES
-        self._recent: OrderedDict[tuple[bytes, str, str], tuple[float, Snapshot]] = OrderedDict()
-        self._entries = 0
+        self._recent = recent
 
     async def find(self, repository: Repository, revision: str, token: str) -> Snapshot:
         """
         The version that a revision names: a commit id or its beginning, `main`, an alias, `v3` or `3`.
 
         Raises:
-            NotFound: no version has that name (VERSION_NOT_FOUND).
+            NotFound: no READY version has that name (VERSION_NOT_FOUND), or the model is deleted (MODEL_NOT_FOUND).
             grpc.aio.AioRpcError: as the registry answered.
         """
         if not COMMIT.fullmatch(revision):
             return await self._find(repository, revision, token)
-        key = (hashlib.sha256(token.encode()).digest(), repository.name, revision)
-        found = self._recent.get(key)
-        if found is not None and time.monotonic() - found[0] < _RECENT_SECONDS:
-            return found[1]
-        read_at = time.monotonic()
-        snapshot = await self._find(repository, revision, token)
-        self._keep(key, read_at, snapshot)
-        return snapshot
+        return await self._recent.get(
+            token,
+            ("hub", repository.name, revision),
+            lambda: self._find(repository, revision, token),
+            lambda snapshot: len(snapshot.tree.files),
+        )
 
     async def _find(self, repository: Repository, revision: str, token: str) -> Snapshot:
         model = await self._registry.model(repository.name, token)
@@ -93,6 +81,9 @@ class Snapshots:
             version = await self._numbered(model, commits.number(revision), revision, token)
         else:
             version = await self._named(model, commits, revision, token)
+        # Clients keep what a commit id names for ever: the files of a version that is not READY may still change.
+        if version is not None and version.state != version.STATE_READY:
+            raise no_revision(model.name, revision)
         number = 0 if version is None else version.number
         return Snapshot(model, version, commits.of(number), _tree(version))
 
@@ -128,18 +119,6 @@ class Snapshots:
                     if commits.of(number).startswith(revision):
                         return await self._numbered(model, number, revision, token)
             raise no_revision(model.name, revision) from None
-
-    def _keep(self, key: tuple[bytes, str, str], at: float, snapshot: Snapshot) -> None:
-        size = len(snapshot.tree.files) + 1
-        if size > self._most:
-            return
-        if (before := self._recent.pop(key, None)) is not None:
-            self._entries -= len(before[1].tree.files) + 1
-        self._recent[key] = (at, snapshot)
-        self._entries += size
-        while self._entries > self._most or len(self._recent) > _MOST_RECENT:
-            _, (_, oldest) = self._recent.popitem(last=False)
-            self._entries -= len(oldest.tree.files) + 1
 
 
 def commits_of(model: models_pb2.Model) -> Commits:

@@ -4,10 +4,7 @@ The files of versions, as MLflow's artifacts: lists, and redirects to the bytes 
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Final
@@ -18,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from modelyard.cdn.v1 import assets_pb2
 from modelyard.registry.v1 import versions_pb2
 from services.chassis.errors import NotFound, Unimplemented
-from services.doors.model.hub.trees import File, Tree
+from services.doors.model.files import File, Tree
 from services.doors.model.mlflow.names import model_id
 from services.doors.service.doors import Doors
 from services.doors.service.http import decoded, token, with_password
@@ -27,11 +24,6 @@ from services.doors.store.models import Models
 
 _DOWNLOAD: Final = "/modelyard.cdn.v1.AssetService/Download"
 _PATH: Final = re.compile(r"models/([^/]+)/versions/([0-9]{1,18})(?:/(.*))?", re.DOTALL)
-# As for the Hub's revisions: a caller's rights and the version's existence are checked again after so many seconds.
-_RECENT_SECONDS: Final = 2.0
-_MOST_RECENT: Final = 10_000
-# Bytes that an artifact of a manifest takes in memory, roughly.
-_ENTRY_BYTES: Final = 400
 
 
 class Artifacts:
@@ -44,9 +36,6 @@ class Artifacts:
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
-        self._most = doors.manifest_bytes // _ENTRY_BYTES
-        self._recent: OrderedDict[tuple[bytes, str], tuple[float, Tree]] = OrderedDict()
-        self._entries = 0
 
     async def list(self, request: Request) -> Response:
         """
@@ -74,8 +63,7 @@ class Artifacts:
             raise NotFound("FILE_NOT_FOUND", path[:300], f"there is no artifact {path[:300]!r}")
         if self._doors.verifier is not None and with_password(request):
             return await self._streamed(file, token(request))
-        location = f"{self._doors.origin(request)}/assets/{file.sha256}"
-        return Response(status_code=307, headers={"location": location})
+        return Response(status_code=307, headers={"location": self._doors.asset(request, file.sha256)})
 
     async def _streamed(self, file: File, bearer: str) -> Response:
         """
@@ -120,26 +108,14 @@ class Artifacts:
                 f"there is no artifact {path[:300]!r}: paths are models/NAME/versions/NUMBER/…",
             )
         name = f"{parent}/models/{model_id(match[1])}/versions/{int(match[2])}"
-        return await self._tree(name, token(request)), (match[3] or "").rstrip("/")
+        bearer = token(request)
+        found = await self._doors.recent.get(
+            bearer, ("mlflow", name), lambda: self._tree(name, bearer), lambda tree: len(tree.files)
+        )
+        return found, (match[3] or "").rstrip("/")
 
     async def _tree(self, name: str, bearer: str) -> Tree:
-        key = (hashlib.sha256(bearer.encode()).digest(), name)
-        found = self._recent.get(key)
-        if found is not None and time.monotonic() - found[0] < _RECENT_SECONDS:
-            return found[1]
-        read_at = time.monotonic()
         version = await Models(self._doors.suite, bearer).version(name)
         if version.state != versions_pb2.Version.STATE_READY:
             raise NotFound("FILE_NOT_FOUND", name, f"{name} is not READY")
-        tree = Tree.of(File(each.path, each.sha256, each.size_bytes, each.media_type) for each in version.artifacts)
-        self._keep(key, read_at, tree)
-        return tree
-
-    def _keep(self, key: tuple[bytes, str], at: float, tree: Tree) -> None:
-        if (before := self._recent.pop(key, None)) is not None:
-            self._entries -= len(before[1].files) + 1
-        self._recent[key] = (at, tree)
-        self._entries += len(tree.files) + 1
-        while self._entries > self._most or len(self._recent) > _MOST_RECENT:
-            _, (_, oldest) = self._recent.popitem(last=False)
-            self._entries -= len(oldest.files) + 1
+        return Tree.of(File(each.path, each.sha256, each.size_bytes, each.media_type) for each in version.artifacts)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from modelyard.error_details import Problem, Violation
-from services.doors.service.http import status_of
+from services.doors.service.http import SEARCH_TOO_SLOW, TOO_SLOW, status_of
 
 #: In a request's scope: the name, version and alias that it names, for the words of errors.
 NAMES: Final = "modelyard.mlflow.names"
@@ -50,8 +50,15 @@ def render(request: Request, problem: Problem) -> Response:
     code, status = _CODES.get(problem.code, ("INTERNAL_ERROR", 500))
     if problem.reason == "ALIAS_NOT_FOUND":
         code, status = "INVALID_PARAMETER_VALUE", 400
+    if problem.reason == SEARCH_TOO_SLOW:
+        code, status = "INVALID_PARAMETER_VALUE", 400
+    if problem.code is grpc.StatusCode.RESOURCE_EXHAUSTED and problem.retry_after is not None:
+        # Something is busy; a quota, which says no time, stays used up.
+        code, status = "REQUEST_LIMIT_EXCEEDED", 429
     if status_of(problem) in {408, 413}:
         status = status_of(problem)
+    if problem.reason == TOO_SLOW:
+        status = 504
     message = _words(request, problem) or "; ".join(_violation(each) for each in problem.violations) or problem.message
     headers = {} if problem.retry_after is None else {"retry-after": f"{max(1, round(problem.retry_after))}"}
     if status == 401:

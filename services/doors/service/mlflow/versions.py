@@ -26,6 +26,7 @@ _USUAL: Final = 10_000
 _MOST: Final = 200_000
 # More in one answer would take much memory; clients follow the token.
 _MOST_ANSWER: Final = 10_000
+_MOST_ANSWER_BYTES: Final = 16 << 20
 _PAGE: Final = 1000
 _ORDERS: Final = {
     "name": "model",
@@ -160,6 +161,7 @@ class ModelVersions:
             page_token=call.text("page_token"),
         )
         versions: list[versions_pb2.Version] = []
+        size = 0
         aliases: dict[str, list[str]] = {}
         while True:
             search.page_size = min(left, _PAGE)
@@ -168,8 +170,9 @@ class ModelVersions:
             for alias in page.aliases:
                 aliases.setdefault(alias.version, []).append(alias.name.rpartition("/")[2])
             left -= len(page.versions)
+            size += page.ByteSize()
             search.page_token = page.next_page_token
-            if left <= 0 or not page.next_page_token:
+            if left <= 0 or size > _MOST_ANSWER_BYTES or not page.next_page_token:
                 break
         names = await self._names(call, versions)
         found = [

@@ -44,6 +44,7 @@ _CODES: Final = {
     grpc.StatusCode.NOT_FOUND: "MANIFEST_UNKNOWN",
     grpc.StatusCode.UNAUTHENTICATED: "UNAUTHORIZED",
     grpc.StatusCode.PERMISSION_DENIED: "DENIED",
+    grpc.StatusCode.INTERNAL: "UNKNOWN",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "TOOMANYREQUESTS",
 }
 

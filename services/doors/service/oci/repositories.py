@@ -91,7 +91,7 @@ class Repositories:
             response = Response(media_type=_BYTES, headers={**headers, "accept-ranges": "bytes"})
             response.headers["content-length"] = str(found.size_bytes)
             return response
-        location = f"{self._doors.origin(request)}/assets/{digest.removeprefix('sha256:')}"
+        location = self._doors.asset(request, digest.removeprefix("sha256:"))
         return Response(status_code=307, headers={**headers, "location": location})
 
     async def referrers(self, request: Request) -> Response:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from typing import Final
-from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from services.chassis.errors import InvalidArgument, Unauthenticated
 from services.doors.model.oci.names import Name
 from services.doors.service.doors import Doors
-from services.doors.service.http import body, token
+from services.doors.service.http import form_body, sendable, token
 from services.doors.service.oci.errors import CHALLENGE, NOBODY
 
 _NOBODY: Final = "anonymous"
@@ -49,12 +48,12 @@ class Tokens:
         POST /v2/token: the password, or the refresh token, of an OAuth2 form.
         """
         self._challenge_basic(request)
-        form = parse_qs((await body(request, _MOST_BODY)).decode("utf-8", "replace"), max_num_fields=32)
+        form = await form_body(request, _MOST_BODY, 32)
         kind = form.get("grant_type", [""])[0]
         field = {"password": "password", "refresh_token": "refresh_token"}.get(kind)
         if field is None:
             raise InvalidArgument.of("grant_type", "is neither password nor refresh_token")
-        found = form.get(field, [""])[0]
+        found = sendable(form.get(field, [""])[0])
         if not found:
             raise Unauthenticated("TOKEN_MISSING", f"{field} is missing: it is a token of this registry")
         return await self._issued(found, refresh=True)

@@ -1,5 +1,5 @@
 """
-The files of a version as a tree: the registry stores paths, the Hub has folders.
+The files of a version as a tree: the registry stores paths, clients of the Hub and of MLflow see folders.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Tree:
         """
         Whether files are below a path; the empty one is the root.
         """
-        return path == "" or bool(self._below(path))
+        first, end = self._bounds(path)
+        return path == "" or first < end
 
     def entries(self, folder: str, *, recursive: bool, after: str = "") -> Iterator[dict[str, object]]:
         """
@@ -101,36 +102,46 @@ class Tree:
             after: the path after which to begin.
         """
         start = f"{folder}/" if folder else ""
+        at, end = self._bounds(folder)
         told: set[str] = set()
-        for file in self._below(folder):
+        begin = _key(after)
+        if after:
+            at = max(at, bisect_right(self._paths, begin))
+        while at < end:
+            file = self.files[at]
             parts = file.path[len(start) :].split("/")
-            for depth in range(1, len(parts)):
+            for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
                 path = start + "/".join(parts[:depth])
                 if path not in told:
                     told.add(path)
-                    if _key(path) > _key(after):
+                    # The first files may be in folders that come before.
+                    if _key(path) > begin:
                         yield self.folder_entry(path)
-                if not recursive:
-                    break
-            if (recursive or len(parts) == 1) and _key(file.path) > _key(after):
+            if recursive or len(parts) == 1:
                 yield file.as_tree_entry()
+                at += 1
+            else:
+                _, at = self._bounds(start + parts[0])
 
     def folder_entry(self, path: str) -> dict[str, object]:
         """
         A folder as listed in a tree.
         """
-        below = self._below(path)
+        first, end = self._bounds(path)
         # The content of a folder is that of its files.
         state = hashlib.sha1(path.encode(), usedforsecurity=False)
-        state.update(f"\n{len(below)}\n{below[0].sha256 if below else ''}".encode())
+        state.update(f"\n{end - first}\n{self.files[first].sha256 if first < end else ''}".encode())
         return {"type": "directory", "oid": state.hexdigest(), "size": 0, "path": path}
 
-    def _below(self, folder: str) -> Sequence[File]:
+    def _bounds(self, folder: str) -> tuple[int, int]:
+        """
+        Where the files below a folder begin and end.
+        """
         if not folder:
-            return self.files
+            return 0, len(self.files)
         key = _key(folder)
-        # No part of a path sorts after the highest character.
-        return self.files[bisect_right(self._paths, key) : bisect_left(self._paths, [*key, chr(0x10FFFF)])]
+        # Nothing sorts between a name and the same with the lowest character.
+        return bisect_right(self._paths, key), bisect_left(self._paths, [*key[:-1], f"{key[-1]}\0"])
 
 
 def _key(path: str) -> list[str]:
