@@ -274,6 +274,26 @@ async def grant_now(transaction: Transaction, subject: str) -> tuple[str, Role] 
     return name.namespace, Role(row["role"]) if row is not None else Role.NONE
 
 
+async def creator_of(transaction: Transaction, subject: str) -> str | None:
+    """
+    Who created an API token.
+
+    Args:
+        subject: of calls with it.
+
+    Returns:
+        None if it is not the subject of an API token, or there is no such token any more.
+    """
+    if not subject.startswith(API_TOKEN_SUBJECT):
+        return None
+    try:
+        name = ApiTokenName.of_subject(subject)
+    except ValueError:
+        return None
+    row = await transaction.row(_GET, name.namespace, name.token)
+    return None if row is None else row["creator"]
+
+
 def _token(row: Row) -> ApiToken:
     draft = ApiTokenDraft(row["display_name"], Role(row["role"]), frozenset(row["scopes"]), row["expire_time"])
     name = ApiTokenName(row["namespace_id"], row["token_id"])

@@ -36,6 +36,7 @@ from services.registry.store import rows
 from services.registry.store.alias_moves import AliasWrite, Moving, find_unmet
 from services.registry.store.alias_rules import rules_of
 from services.registry.store.aliases import check_count, states_of, target_of
+from services.registry.store.api_tokens import creator_of
 from services.registry.store.locks import lock_model
 from services.registry.store.policies import policies_now
 
@@ -220,7 +221,7 @@ class PromotionStore:
             ResourceExhausted: the model has as many aliases as one may have.
         """
         key, before = await _pending(transaction, name, etag)
-        check_not_own(before, _subject(transaction))
+        await _check_not_own(transaction, before)
         await _check_reviewer(transaction, key, before)
         reviewed = before.reviewed(_review(transaction, comment, approved=True))
         promotion = await self._settled(transaction, key, reviewed)
@@ -237,7 +238,7 @@ class PromotionStore:
             Aborted: it has changed since the client read it.
         """
         key, before = await _pending(transaction, name, etag)
-        check_not_own(before, _subject(transaction))
+        await _check_not_own(transaction, before)
         await _check_reviewer(transaction, key, before)
         reviewed = before.reviewed(_review(transaction, comment, approved=False))
         return await _write(transaction, key, replace(reviewed, state=PromotionState.REJECTED), before)
@@ -304,6 +305,17 @@ async def _pending(transaction: Transaction, name: PromotionName, etag: str) -> 
     check_pending(promotion)
     check_etag(name, etag, promotion.revision)
     return key, promotion
+
+
+async def _check_not_own(transaction: Transaction, promotion: Promotion) -> None:
+    """
+    Raises:
+        FailedPrecondition: the caller, or an API token that the caller has created, requested the promotion.
+    """
+    subject = _subject(transaction)
+    check_not_own(promotion, subject)
+    if await creator_of(transaction, promotion.requester) == subject:
+        check_not_own(replace(promotion, requester=subject), subject)
 
 
 async def _check_reviewer(transaction: Transaction, key: int, promotion: Promotion) -> None:

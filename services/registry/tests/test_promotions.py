@@ -455,6 +455,18 @@ async def test_an_api_token_is_no_second_person(team: Team) -> None:
     assert (await team.get(promotion)).state == STATE.STATE_PENDING
 
 
+async def test_who_made_the_token_that_requested_is_no_second_person(team: Team) -> None:
+    """
+    Whoever created the API token that requested a promotion cannot review it; somebody else can.
+    """
+    await team.rule(required_approvals=1)
+    promotion = await team.request_with((await team.token("ROLE_MAINTAINER")).secret)
+    with Failing() as failed:
+        await team.approve("ann", promotion)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "OWN_PROMOTION")
+    assert (await team.approve("max", promotion)).state == STATE.STATE_DONE
+
+
 async def test_an_approval_of_an_api_token_does_not_count(team: Team) -> None:
     """
     Nor does one that an earlier release has stored, although everybody would have the role.
