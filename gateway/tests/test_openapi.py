@@ -110,7 +110,7 @@ def test_errors_of_the_contracts_are_in_it(document: dict[str, Any]) -> None:
     What a comment lists as errors is under the HTTP status of its code.
     """
     responses = document["paths"]["/v1/namespaces/{namespace}/models"]["post"]["responses"]
-    assert sorted(responses) == ["200", "400", "404", "409", "429", "default"]
+    assert sorted(responses) == ["200", "400", "403", "404", "409", "429", "default"]
     assert responses["429"]["description"] == (
         "RESOURCE_EXHAUSTED: the namespace's quota of models is used up (MODEL_QUOTA)."
     )
